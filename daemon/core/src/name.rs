@@ -120,7 +120,9 @@ mod tests {
     fn macs_round_trip_in_lower_case() {
         let mac: Mac = "7A:3F:56:96:72:2E".parse().unwrap();
         assert_eq!(mac.to_string(), "7a:3f:56:96:72:2e");
-        for bad in ["", "7a:3f:56:96:72", "7a:3f:56:96:72:2e:00", "7a:3f:56:96:72:g0", "7:3f:56:96:72:2e", "+a:3f:56:96:72:2e"] {
+        for bad in
+            ["", "7a:3f:56:96:72", "7a:3f:56:96:72:2e:00", "7a:3f:56:96:72:g0", "7:3f:56:96:72:2e", "+a:3f:56:96:72:2e"]
+        {
             assert!(bad.parse::<Mac>().is_err(), "{bad:?} was taken");
         }
     }

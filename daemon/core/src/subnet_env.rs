@@ -145,7 +145,11 @@ impl<'a> Vars<'a> {
         self.0.iter().rev().find(|(n, _)| *n == name).map(|(_, v)| *v)
     }
 
-    fn parsed<T: std::str::FromStr>(&self, name: &'static str, expected: &'static str) -> Result<Option<T>, BadSubnetEnv> {
+    fn parsed<T: std::str::FromStr>(
+        &self,
+        name: &'static str,
+        expected: &'static str,
+    ) -> Result<Option<T>, BadSubnetEnv> {
         self.get(name)
             .map(|v| v.parse().map_err(|_| BadSubnetEnv::Value { name, value: v.to_owned(), expected }))
             .transpose()
