@@ -14,7 +14,7 @@ use flannel_core::subnet_env::PreviousSubnets;
 
 use crate::backoff::Backoff;
 use crate::error::Error;
-use store::{Expect, Revision, StoreError, Stored, SubnetStore, Written};
+use store::{Expect, StoreError, Stored, SubnetStore, Written};
 
 pub mod etcd;
 pub mod follow;
