@@ -121,6 +121,27 @@ fn the_own_key_is_put_back() {
     }
 }
 
+/// A host that lost its lease says to whom, and never takes it back.
+#[test]
+fn a_key_of_another_host_is_left_to_it() {
+    lab(1, &plain("vxlan")).check(|lab| {
+        let etcd = lab.etcd();
+        let daemon = lab.host(1).up(FLANNELD, &[])?;
+        let own = daemon.ready()?;
+        let theirs = r#"{"PublicIP":"172.31.77.9","PublicIPv6":null,"BackendType":"host-gw"}"#;
+        etcd.put_for(&own.key(), theirs, 3000)?;
+        daemon.says("172.31.77.9")?;
+        holds("the other host's lease", Duration::from_secs(1), || {
+            let stored = etcd.get(&own.key())?.context(|| "no key".to_owned())?;
+            expect(stored.value == theirs, || stored.value)
+        })?;
+        // Containers that run keep what they have meanwhile.
+        lab.host(1).ip("link show dev flannel.1")?;
+        assert_eq!(lab.host(1).subnet_env()?, own);
+        Ok(())
+    });
+}
+
 /// The renewal without waiting a day for it: somebody puts the key on an etcd lease that ends within the margin (60
 /// minutes by default), so it is due at once.
 #[test]
