@@ -45,7 +45,7 @@ pub use namespace::{Inside, Namespace};
 pub use ping::{Ping, PingReport, Reply};
 pub use pod::Pod;
 pub use process::Process;
-pub use raw::{capture, injector};
+pub use raw::{capture, injector, tap};
 pub use rustix::net::ipproto;
 pub use rustix::process::Signal;
 pub use transfer::{Transfer, transfer};
