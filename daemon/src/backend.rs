@@ -4,12 +4,14 @@
 //! device for the lease: [`prepare`] makes what the lease's attributes need, [`Prepared::attach`] the rest, and gives
 //! the [`Backend`]: a pure function from a remote lease to entries. Attaching again is how a lost device comes back.
 
+use std::net::Ipv4Addr;
+
 use flannel_core::backend_config::BackendConfig;
 use flannel_core::config::NetworkConfig;
 use flannel_core::entry::Entry;
 use flannel_core::ipnet::IpNet;
 use flannel_core::key::SubnetKey;
-use flannel_core::lease::{BadLease, Lease, LeaseAttrs};
+use flannel_core::lease::{BadLease, Lease, LeaseAttrs, VxlanData};
 
 use crate::error::Error;
 use crate::kernel::netlink::Netlink;
@@ -21,13 +23,24 @@ pub mod host_gw;
 pub mod udp;
 pub mod vxlan;
 
-/// Whether a host is on the same link as we are.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Reach {
-    /// Reached without a gateway.
-    OnLink,
-    /// Reached through a gateway, or it was not asked.
-    Routed,
+/// By which families a host is on the same link as we are, that is, reached without a gateway. Neither, where nobody
+/// asked.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Reach {
+    /// By IPv4.
+    pub v4_on_link: bool,
+    /// By IPv6.
+    pub v6_on_link: bool,
+}
+
+impl Reach {
+    /// By the family of this subnet.
+    pub fn on_link(self, subnet: &IpNet) -> bool {
+        match subnet {
+            IpNet::V4(_) => self.v4_on_link,
+            IpNet::V6(_) => self.v6_on_link,
+        }
+    }
 }
 
 /// A backend at work.
@@ -81,7 +94,7 @@ pub async fn prepare(
             Prepared::Vxlan(vxlan::Prepared::new(kernel, options, uplink).await.map_err(setup("vxlan"))?)
         }
         BackendConfig::HostGw => Prepared::HostGw(host_gw::HostGw::new(config, uplink)?),
-        BackendConfig::Udp(options) => Prepared::Udp(udp::Prepared::new(options, uplink)),
+        BackendConfig::Udp(options) => Prepared::Udp(udp::Prepared::new(options, uplink)?),
         BackendConfig::Alloc => Prepared::Alloc(alloc::Alloc::new(uplink)),
     })
 }
@@ -89,11 +102,17 @@ pub async fn prepare(
 impl Prepared {
     /// What this host tells the others.
     pub fn attrs(&self, uplink: &ExternalInterface) -> LeaseAttrs {
-        let plain = LeaseAttrs::new(uplink.public_ip);
+        let plain = LeaseAttrs {
+            public_ipv6: uplink.v6.map(|a| a.public),
+            ..LeaseAttrs::new(uplink.v4.map_or(Ipv4Addr::UNSPECIFIED, |a| a.public))
+        };
         match self {
-            Self::Vxlan(vxlan) => {
-                LeaseAttrs { backend_type: "vxlan".into(), backend_data: Some(vxlan.data().to_json()), ..plain }
-            }
+            Self::Vxlan(vxlan) => LeaseAttrs {
+                backend_type: "vxlan".into(),
+                backend_data: vxlan.data(vxlan::Family::V4).map(VxlanData::to_json),
+                backend_v6_data: vxlan.data(vxlan::Family::V6).map(VxlanData::to_json),
+                ..plain
+            },
             Self::HostGw(_) => LeaseAttrs { backend_type: "host-gw".into(), ..plain },
             // parity: upstream leaves BackendType out for these two.
             Self::Udp(_) | Self::Alloc(_) => plain,

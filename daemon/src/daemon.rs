@@ -27,7 +27,7 @@ use crate::subnet::etcd::EtcdStore;
 use crate::subnet::follow::follow;
 use crate::subnet::store::{StoreError, SubnetStore};
 use crate::subnet::{Held, SubnetManager};
-use crate::uplink::{self, ExternalInterface};
+use crate::uplink::{self, Families};
 
 /// How many updates may wait for the programming before the watch waits.
 const UPDATES: usize = 1024;
@@ -79,9 +79,10 @@ async fn start(options: &Options, store: &EtcdStore) -> Result<Network, Error> {
     supported(&config).map_err(|reason| Error::Unsupported { key: store.config_key().to_owned(), reason })?;
     tracing::info!("config: {}", describe(&config, &backend_config));
     let kernel = Netlink::open().map_err(|e| Error::System(e.to_string()))?;
-    let uplink = uplink::choose(&kernel, &options.iface).await?;
-    let ExternalInterface { name, ip, public_ip, mtu, .. } = &uplink;
-    tracing::info!("external interface {name} with address {ip}, public address {public_ip}, MTU {mtu}");
+    let families = Families { v4: config.v4.is_some(), v6: config.v6.is_some() };
+    let uplink = uplink::choose(&kernel, &options.iface, families).await?;
+    let publics: Vec<_> = uplink.publics().map(|ip| ip.to_string()).collect();
+    tracing::info!("external interface {}, MTU {}, public address {}", uplink.name, uplink.mtu, publics.join(" and "));
     let previous = previous_subnets(options);
 
     // From here on the host is changed.
@@ -208,9 +209,6 @@ fn subnet_env(config: &NetworkConfig, lease: SubnetKey, mtu: u32, ip_masq: bool)
 
 /// What this daemon can't do yet is refused in words instead of half done.
 fn supported(config: &NetworkConfig) -> Result<(), String> {
-    if config.v6.is_some() {
-        return Err("EnableIPv6 is true, but this daemon connects IPv4 only: leave EnableIPv6 out".into());
-    }
     if config.nftables {
         tracing::warn!("config: EnableNFTables is true, but this daemon sets its rules by iptables");
     }

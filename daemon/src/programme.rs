@@ -7,7 +7,7 @@ use std::time::Duration;
 use flannel_core::config::NetworkConfig;
 use flannel_core::entry::{LinkIndex, Table};
 use flannel_core::key::SubnetKey;
-use flannel_core::lease::{Lease, LeaseAttrs};
+use flannel_core::lease::{BadLease, Lease, LeaseAttrs};
 use flannel_core::view::{Change, LeaseView};
 use tokio::sync::{Notify, mpsc};
 use tokio::time::Instant;
@@ -43,7 +43,8 @@ pub struct Programme<'a> {
     /// The device may be gone or down.
     device_in_doubt: bool,
     next_look: Instant,
-    reach: HashMap<IpAddr, Reach>,
+    /// Which hosts are on our link, as far as asked since the last look.
+    on_link: HashMap<IpAddr, bool>,
     complaints: BTreeMap<SubnetKey, String>,
 }
 
@@ -80,7 +81,7 @@ impl<'a> Programme<'a> {
             listed: false,
             device_in_doubt: false,
             next_look: Instant::now(),
-            reach: HashMap::new(),
+            on_link: HashMap::new(),
             complaints: BTreeMap::new(),
         })
     }
@@ -184,7 +185,7 @@ impl<'a> Programme<'a> {
                 }
             }
         }
-        self.reach.clear();
+        self.on_link.clear();
         if let Err(error) = self.reconciler.look(&self.backend.scope()).await {
             tracing::warn!("can't compare with the kernel: {error}; trying again");
             return;
@@ -205,8 +206,8 @@ impl<'a> Programme<'a> {
         let leases: Vec<Lease> = self.view.remote().cloned().collect();
         self.complaints.retain(|key, _| leases.iter().any(|l| l.key == *key));
         for lease in leases {
-            let entries = if lease.attrs.public_ip == self.attrs.public_ip && !lease.attrs.public_ip.is_unspecified() {
-                Err(flannel_core::lease::BadLease(
+            let entries = if self.claims_to_be_us(&lease) {
+                Err(BadLease(
                     "its public address is this host's own; give each host its own -public-ip, or delete the lease"
                         .into(),
                 ))
@@ -232,20 +233,31 @@ impl<'a> Programme<'a> {
         }
     }
 
+    fn claims_to_be_us(&self, lease: &Lease) -> bool {
+        let (own, theirs) = (&self.attrs, &lease.attrs);
+        (own.public_ip == theirs.public_ip && !own.public_ip.is_unspecified())
+            || (own.public_ipv6 == theirs.public_ipv6 && own.public_ipv6.is_some())
+    }
+
     async fn reach_of(&mut self, lease: &Lease) -> Reach {
         if !self.backend.wants_reach() {
-            return Reach::Routed;
+            return Reach::default();
         }
-        let ip = IpAddr::V4(lease.attrs.public_ip);
-        if let Some(reach) = self.reach.get(&ip) {
-            return *reach;
-        }
-        let reach = match self.kernel.is_on_link(ip).await {
-            Ok(true) => Reach::OnLink,
-            // A host without any route is left to the tunnel, which then says so.
-            Ok(false) | Err(_) => Reach::Routed,
+        let v4_on_link = self.is_on_link(IpAddr::V4(lease.attrs.public_ip)).await;
+        let v6_on_link = match lease.attrs.public_ipv6 {
+            Some(ip) => self.is_on_link(IpAddr::V6(ip)).await,
+            None => false,
         };
-        self.reach.insert(ip, reach);
-        reach
+        Reach { v4_on_link, v6_on_link }
+    }
+
+    async fn is_on_link(&mut self, ip: IpAddr) -> bool {
+        if let Some(on_link) = self.on_link.get(&ip) {
+            return *on_link;
+        }
+        // A host without any route is left to the tunnel.
+        let on_link = self.kernel.is_on_link(ip).await.unwrap_or(false);
+        self.on_link.insert(ip, on_link);
+        on_link
     }
 }

@@ -75,9 +75,8 @@ impl<'a, S: SubnetStore> SubnetManager<'a, S> {
     /// One try; nothing when the race was lost.
     async fn try_acquire(&mut self, config: &NetworkConfig, previous: &PreviousSubnets) -> Result<Option<Held>, Error> {
         let (leases, _) = self.store.list().await?;
-        let fits = |key: &SubnetKey| fits(config, key);
         if let Some(own) = leases.iter().find(|l| self.is_ours(l)) {
-            if fits(&own.key) {
+            if fits(config, &own.key) {
                 tracing::info!("found lease {} of this host's public address: taking it over", own.key);
                 return self.write(own.key, Expect::Revision(own.revision)).await;
             }
@@ -86,27 +85,31 @@ impl<'a, S: SubnetStore> SubnetManager<'a, S> {
             return Ok(None);
         }
         let taken = || leases.iter().flat_map(|l| l.key.nets());
-        let wanted =
-            SubnetKey::new(previous.v4.filter(|_| config.v4.is_some()), previous.v6.filter(|_| config.v6.is_some()));
-        if let Some(key) = wanted.filter(fits) {
-            let overlaps = |a: &IpNet| key.nets().any(|b| a.contains(&b) || b.contains(a));
-            if !taken().any(|net| overlaps(&net)) {
-                tracing::info!("taking subnet {key} of an earlier run again");
-                return self.write(key, Expect::Absent).await;
-            }
-            tracing::warn!("subnet {key} of an earlier run is taken by another host: picking a free one");
-        }
-        let mut picked = Vec::new();
+        let is_free = |net: &IpNet| !taken().any(|other| other.contains(net) || net.contains(&other));
+        let mut nets = Vec::new();
         for range in config.ranges() {
-            let net = allocate::pick(range, taken(), &mut self.rng);
-            picked.push(net.ok_or_else(|| Error::out_of_subnets(config, leases.len()))?);
+            let earlier = match range.network {
+                IpNet::V4(_) => previous.v4.map(IpNet::V4),
+                IpNet::V6(_) => previous.v6.map(IpNet::V6),
+            };
+            nets.push(match earlier.filter(|net| range.fits(net)) {
+                Some(net) if is_free(&net) => {
+                    tracing::info!("taking subnet {net} of an earlier run again");
+                    net
+                }
+                earlier => {
+                    if let Some(net) = earlier {
+                        tracing::warn!("subnet {net} of an earlier run is taken by another host: picking a free one");
+                    }
+                    let picked = allocate::pick(range, taken(), &mut self.rng);
+                    picked.ok_or_else(|| Error::out_of_subnets(config, leases.len()))?
+                }
+            });
         }
-        let key = SubnetKey::new(
-            picked.iter().find_map(|n| if let IpNet::V4(n) = n { Some(*n) } else { None }),
-            picked.iter().find_map(|n| if let IpNet::V6(n) = n { Some(*n) } else { None }),
-        );
+        let v4 = nets.iter().find_map(|n| if let IpNet::V4(n) = n { Some(*n) } else { None });
+        let v6 = nets.iter().find_map(|n| if let IpNet::V6(n) = n { Some(*n) } else { None });
         // A checked config has at least one family.
-        let key = key.ok_or_else(|| Error::out_of_subnets(config, leases.len()))?;
+        let key = SubnetKey::new(v4, v6).ok_or_else(|| Error::out_of_subnets(config, leases.len()))?;
         self.write(key, Expect::Absent).await
     }
 

@@ -1,7 +1,7 @@
 //! The external interface: which of the host's interfaces carries the traffic between hosts, and the address the
 //! other hosts are told. Contract, section 4.
 
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use flannel_core::entry::LinkIndex;
 use flannel_core::name::IfName;
@@ -21,10 +21,42 @@ pub struct ExternalInterface {
     pub name: IfName,
     /// Its MTU in bytes.
     pub mtu: u32,
-    /// Its own address.
-    pub ip: Ipv4Addr,
-    /// The address the other hosts reach this one by.
-    pub public_ip: Ipv4Addr,
+    /// How it is reached by IPv4, where that is on.
+    pub v4: Option<Addresses<Ipv4Addr>>,
+    /// How it is reached by IPv6, where that is on.
+    pub v6: Option<Addresses<Ipv6Addr>>,
+}
+
+impl ExternalInterface {
+    /// The public addresses, for messages and comparisons.
+    pub fn publics(&self) -> impl Iterator<Item = IpAddr> {
+        let v4 = self.v4.map(|a| IpAddr::V4(a.public));
+        v4.into_iter().chain(self.v6.map(|a| IpAddr::V6(a.public)))
+    }
+}
+
+/// The addresses of one family.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Addresses<A> {
+    /// The interface's own.
+    pub own: A,
+    /// The one the other hosts use.
+    pub public: A,
+}
+
+/// Which address families the network has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Families {
+    /// IPv4.
+    pub v4: bool,
+    /// IPv6.
+    pub v6: bool,
+}
+
+impl Families {
+    fn has(self, ip: IpAddr) -> bool {
+        if ip.is_ipv4() { self.v4 } else { self.v6 }
+    }
 }
 
 /// One way to choose, in the order they are tried.
@@ -38,21 +70,23 @@ enum Way<'a> {
 }
 
 /// Chooses by the flags; the first way that succeeds.
-pub async fn choose(kernel: &Netlink, options: &IfaceOptions) -> Result<ExternalInterface, Error> {
+pub async fn choose(kernel: &Netlink, options: &IfaceOptions, families: Families) -> Result<ExternalInterface, Error> {
     let interfaces = kernel.interfaces().await.map_err(|e| Error::Uplink(e.to_string()))?;
     let mut reasons = Vec::new();
-    for way in ways(options) {
+    for way in ways(options, families) {
         let choice = match way {
-            Way::Given(flag, value) => by_value(&interfaces, value).map_err(|e| format!("flag -{flag}={value}: {e}")),
+            Way::Given(flag, value) => {
+                by_value(&interfaces, value, families).map_err(|e| format!("flag -{flag}={value}: {e}"))
+            }
             Way::Regex(pattern) => {
-                by_regex(&interfaces, pattern).map_err(|e| format!("flag -iface-regex={pattern}: {e}"))
+                by_regex(&interfaces, pattern, families).map_err(|e| format!("flag -iface-regex={pattern}: {e}"))
             }
-            Way::CanReach(target) => {
-                by_route(kernel, &interfaces, target).await.map_err(|e| format!("flag -iface-can-reach={target}: {e}"))
-            }
-            Way::DefaultRoute => by_default_route(kernel, &interfaces).await,
+            Way::CanReach(target) => by_route(kernel, &interfaces, target, families)
+                .await
+                .map_err(|e| format!("flag -iface-can-reach={target}: {e}")),
+            Way::DefaultRoute => by_default_route(kernel, &interfaces, families).await,
         };
-        match choice.and_then(|(interface, ip)| complete(interface, ip, &options.public_ip)) {
+        match choice.and_then(|choice| choice.complete(options, families)) {
             Ok(uplink) => return Ok(uplink),
             Err(reason) => reasons.push(reason),
         }
@@ -60,11 +94,15 @@ pub async fn choose(kernel: &Netlink, options: &IfaceOptions) -> Result<External
     Err(Error::Uplink(format!("no interface to reach the other hosts by: {}", reasons.join("; "))))
 }
 
-fn ways(options: &IfaceOptions) -> Vec<Way<'_>> {
-    let IfaceOptions { names, regexes, can_reach, public_ip, .. } = options;
+fn ways(options: &IfaceOptions, families: Families) -> Vec<Way<'_>> {
+    let IfaceOptions { names, regexes, can_reach, public_ip, public_ipv6 } = options;
     if names.is_empty() && regexes.is_empty() && can_reach.is_empty() {
         // parity: upstream looks for the interface that owns the public address when nothing else is said.
-        return vec![if public_ip.is_empty() { Way::DefaultRoute } else { Way::Given("public-ip", public_ip) }];
+        return vec![match (public_ip.as_str(), public_ipv6.as_str()) {
+            (ip, _) if families.v4 && !ip.is_empty() => Way::Given("public-ip", ip),
+            (_, ip) if families.v6 && !ip.is_empty() => Way::Given("public-ipv6", ip),
+            _ => Way::DefaultRoute,
+        }];
     }
     let names = names.iter().map(|name| if name.is_empty() { Way::DefaultRoute } else { Way::Given("iface", name) });
     let regexes = regexes.iter().map(|pattern| Way::Regex(pattern));
@@ -72,81 +110,149 @@ fn ways(options: &IfaceOptions) -> Vec<Way<'_>> {
     names.chain(regexes).chain(can_reach).collect()
 }
 
-type Choice<'a> = Result<(&'a Interface, Ipv4Addr), String>;
-
-/// An address: the interface that has exactly it. Anything else: a name.
-fn by_value<'a>(interfaces: &'a [Interface], value: &str) -> Choice<'a> {
-    if let Ok(ip) = value.parse::<Ipv4Addr>() {
-        let owner = interfaces.iter().find(|i| i.addresses.iter().any(|a| a.ip == IpAddr::V4(ip)));
-        return owner
-            .map(|i| (i, ip))
-            .ok_or_else(|| format!("no interface has this address; there are {}", list(interfaces)));
-    }
-    let named = interfaces.iter().find(|i| i.name == value);
-    with_address(named.ok_or_else(|| format!("there is no such interface; there are {}", list(interfaces)))?)
+/// An interface, and those of its addresses that the way of choosing fixed.
+#[derive(Debug)]
+struct Choice<'a> {
+    interface: &'a Interface,
+    fixed: Vec<IpAddr>,
 }
 
-/// First any usable address that matches, then any name.
-fn by_regex<'a>(interfaces: &'a [Interface], pattern: &str) -> Choice<'a> {
+impl<'a> Choice<'a> {
+    fn of(interface: &'a Interface) -> Self {
+        Self { interface, fixed: Vec::new() }
+    }
+
+    fn with(interface: &'a Interface, ip: IpAddr) -> Self {
+        Self { interface, fixed: vec![ip] }
+    }
+
+    /// The address of each family that is on: the fixed one, else the interface's best.
+    fn complete(&self, options: &IfaceOptions, families: Families) -> Result<ExternalInterface, String> {
+        let Interface { name, mtu, index, .. } = self.interface;
+        let own = |v4: bool| {
+            let fixed = self.fixed.iter().find(|ip| ip.is_ipv4() == v4).copied();
+            let best = || usable(self.interface, v4).first().copied();
+            let family = if v4 { "IPv4" } else { "IPv6" };
+            fixed.or_else(best).ok_or_else(|| format!("interface {name} has no usable {family} address"))
+        };
+        let mut uplink = ExternalInterface {
+            index: *index,
+            name: IfName::new(name.as_str()).map_err(|e| e.to_string())?,
+            mtu: *mtu,
+            v4: None,
+            v6: None,
+        };
+        if families.v4
+            && let IpAddr::V4(own) = own(true)?
+        {
+            uplink.v4 = Some(Addresses { own, public: public("public-ip", &options.public_ip, own)? });
+        }
+        if families.v6
+            && let IpAddr::V6(own) = own(false)?
+        {
+            uplink.v6 = Some(Addresses { own, public: public("public-ipv6", &options.public_ipv6, own)? });
+        }
+        if *mtu == 0 {
+            return Err(format!("interface {name} has no MTU"));
+        }
+        Ok(uplink)
+    }
+}
+
+fn public<A: std::str::FromStr>(flag: &str, value: &str, own: A) -> Result<A, String> {
+    if value.is_empty() {
+        return Ok(own);
+    }
+    value.parse().map_err(|_| format!("flag -{flag}: {value:?} is no address of its family"))
+}
+
+/// An address: the interface that has exactly it. Anything else: a name.
+fn by_value<'a>(interfaces: &'a [Interface], value: &str, families: Families) -> Result<Choice<'a>, String> {
+    let there_are = || format!("there are {}", list(interfaces, families));
+    if let Ok(ip) = value.parse::<IpAddr>() {
+        let owner = interfaces.iter().find(|i| i.addresses.iter().any(|a| a.ip == ip));
+        let owner = owner.ok_or_else(|| format!("no interface has this address; {}", there_are()))?;
+        return Ok(if families.has(ip) { Choice::with(owner, ip) } else { Choice::of(owner) });
+    }
+    let named = interfaces.iter().find(|i| i.name == value);
+    named.map(Choice::of).ok_or_else(|| format!("there is no such interface; {}", there_are()))
+}
+
+/// First usable addresses that match, one of each family that is on, of one interface; then any name.
+fn by_regex<'a>(interfaces: &'a [Interface], pattern: &str, families: Families) -> Result<Choice<'a>, String> {
     let regex = Regex::new(pattern).map_err(|e| format!("it is no regular expression: {e}"))?;
     for interface in interfaces {
-        let matching = usable(interface).into_iter().find(|ip| regex.is_match(&ip.to_string()));
-        if let Some(ip) = matching {
-            return Ok((interface, ip));
+        let matching = |v4: bool| usable(interface, v4).into_iter().find(|ip| regex.is_match(&ip.to_string()));
+        let wanted = [(families.v4, true), (families.v6, false)].into_iter().filter(|(on, _)| *on);
+        let fixed: Option<Vec<IpAddr>> = wanted.map(|(_, v4)| matching(v4)).collect();
+        if let Some(fixed) = fixed {
+            return Ok(Choice { interface, fixed });
         }
     }
     let named = interfaces.iter().find(|i| regex.is_match(&i.name));
-    with_address(named.ok_or_else(|| format!("it matches no address and no name; there are {}", list(interfaces)))?)
+    named
+        .map(Choice::of)
+        .ok_or_else(|| format!("it matches no address and no name; there are {}", list(interfaces, families)))
 }
 
-async fn by_route<'a>(kernel: &Netlink, interfaces: &'a [Interface], target: &str) -> Choice<'a> {
-    let ip: Ipv4Addr = target.parse().map_err(|_| "it is no IPv4 address".to_owned())?;
-    let (index, source) = kernel.interface_to(ip.into()).await.map_err(|e| e.to_string())?;
+async fn by_route<'a>(
+    kernel: &Netlink,
+    interfaces: &'a [Interface],
+    target: &str,
+    families: Families,
+) -> Result<Choice<'a>, String> {
+    let ip: IpAddr = target.parse().map_err(|_| "it is no IP address".to_owned())?;
+    let (index, source) = kernel.interface_to(ip).await.map_err(|e| e.to_string())?;
     let interface = interfaces.iter().find(|i| Some(i.index) == index);
     let interface = interface.ok_or_else(|| "its route leaves by no single interface".to_owned())?;
-    match source {
-        Some(IpAddr::V4(source)) => Ok((interface, source)),
-        _ => with_address(interface),
+    Ok(match source.filter(|source| families.has(*source)) {
+        Some(source) => Choice::with(interface, source),
+        None => Choice::of(interface),
+    })
+}
+
+/// The interface of the default route; of both, where both families are on.
+async fn by_default_route<'a>(
+    kernel: &Netlink,
+    interfaces: &'a [Interface],
+    families: Families,
+) -> Result<Choice<'a>, String> {
+    let mut found: Vec<LinkIndex> = Vec::new();
+    for (on, v4) in [(families.v4, true), (families.v6, false)] {
+        if on {
+            let index = kernel.default_interface(v4).await.map_err(|e| e.to_string())?;
+            found.push(index.ok_or_else(|| {
+                let family = if v4 { "IPv4" } else { "IPv6" };
+                let there_are = list(interfaces, families);
+                format!("no {family} default route leaves by a single interface: name one with -iface; there are {there_are}")
+            })?);
+        }
     }
-}
-
-async fn by_default_route<'a>(kernel: &Netlink, interfaces: &'a [Interface]) -> Choice<'a> {
-    let index = kernel.default_interface(true).await.map_err(|e| e.to_string())?;
-    let interface = interfaces.iter().find(|i| Some(i.index) == index);
-    with_address(interface.ok_or_else(|| {
-        format!("no default route leaves by a single interface: name one with -iface; there are {}", list(interfaces))
-    })?)
-}
-
-fn with_address(interface: &Interface) -> Choice<'_> {
-    let first = usable(interface).into_iter().next();
-    first.map(|ip| (interface, ip)).ok_or_else(|| format!("interface {} has no usable IPv4 address", interface.name))
-}
-
-/// Usable addresses, the best first: global before link-local, permanent before dynamic, primary before secondary;
-/// otherwise in the kernel's order.
-fn usable(interface: &Interface) -> Vec<Ipv4Addr> {
-    let mut addresses: Vec<_> = interface.addresses.iter().filter(|a| a.ip.is_ipv4() && a.usable()).collect();
-    addresses.sort_by_key(|a| (a.link_local(), !a.permanent, a.secondary));
-    addresses.into_iter().filter_map(|a| if let IpAddr::V4(ip) = a.ip { Some(ip) } else { None }).collect()
-}
-
-fn complete(interface: &Interface, ip: Ipv4Addr, public: &str) -> Result<ExternalInterface, String> {
-    let public_ip = match public {
-        "" => ip,
-        public => public.parse().map_err(|_| format!("flag -public-ip: {public:?} is no IPv4 address"))?,
+    found.dedup();
+    let [index] = found[..] else {
+        return Err("the default routes of IPv4 and IPv6 leave by different interfaces: name one with -iface".into());
     };
-    if interface.mtu == 0 {
-        return Err(format!("interface {} has no MTU", interface.name));
-    }
-    let name = IfName::new(interface.name.as_str()).map_err(|e| e.to_string())?;
-    Ok(ExternalInterface { index: interface.index, name, mtu: interface.mtu, ip, public_ip })
+    let interface = interfaces.iter().find(|i| i.index == index);
+    interface.map(Choice::of).ok_or_else(|| "the default route's interface is gone".into())
 }
 
-fn list(interfaces: &[Interface]) -> String {
-    let one = |i: &Interface| match usable(i).as_slice() {
-        [] => i.name.clone(),
-        ips => format!("{} ({})", i.name, ips.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")),
+/// Usable addresses of one family, the best first: global before link-local, permanent before dynamic, primary before
+/// secondary or temporary; otherwise in the kernel's order.
+fn usable(interface: &Interface, v4: bool) -> Vec<IpAddr> {
+    let mut addresses: Vec<_> = interface.addresses.iter().filter(|a| a.ip.is_ipv4() == v4 && a.usable()).collect();
+    addresses.sort_by_key(|a| (a.link_local(), !a.permanent, a.secondary));
+    addresses.into_iter().map(|a| a.ip).collect()
+}
+
+fn list(interfaces: &[Interface], families: Families) -> String {
+    let one = |i: &Interface| {
+        let ips: Vec<String> = [(families.v4, true), (families.v6, false)]
+            .into_iter()
+            .filter(|(on, _)| *on)
+            .flat_map(|(_, v4)| usable(i, v4))
+            .map(|ip| ip.to_string())
+            .collect();
+        if ips.is_empty() { i.name.clone() } else { format!("{} ({})", i.name, ips.join(", ")) }
     };
     interfaces.iter().map(one).collect::<Vec<_>>().join(", ")
 }

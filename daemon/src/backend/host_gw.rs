@@ -4,6 +4,7 @@ use std::net::IpAddr;
 
 use flannel_core::config::{NetworkConfig, Range};
 use flannel_core::entry::{Entry, LinkIndex, Route};
+use flannel_core::ipnet::IpNet;
 use flannel_core::lease::{BadLease, Lease};
 
 use super::{Backend, Reach};
@@ -22,13 +23,17 @@ pub struct HostGw {
 impl HostGw {
     /// Refuses a public address that is not the interface's own: no host could route through it.
     pub fn new(config: &NetworkConfig, uplink: &ExternalInterface) -> Result<Self, Error> {
-        if uplink.public_ip != uplink.ip {
+        let v4 =
+            uplink.v4.filter(|a| a.own != a.public).map(|a| ("public-ip", IpAddr::V4(a.public), IpAddr::V4(a.own)));
+        let v6 =
+            uplink.v6.filter(|a| a.own != a.public).map(|a| ("public-ipv6", IpAddr::V6(a.public), IpAddr::V6(a.own)));
+        if let Some((flag, public, own)) = v4.or(v6) {
             return Err(Error::Setup {
                 backend: "host-gw",
                 reason: format!(
-                    "flag -public-ip: {} is not the address of {} ({}), and hosts can route only through an address \
-                     on their link; leave -public-ip out or choose vxlan or udp",
-                    uplink.public_ip, uplink.name, uplink.ip
+                    "flag -{flag}: {public} is not the address of {} ({own}), and hosts can route only through an \
+                     address on their link; leave -{flag} out or choose vxlan or udp",
+                    uplink.name
                 ),
             });
         }
@@ -49,23 +54,22 @@ impl Backend for HostGw {
         if remote.attrs.backend_type != "host-gw" {
             return Ok(Vec::new());
         }
-        direct_routes(remote, self.link)
+        let subnets = self.ranges.iter().filter_map(|range| remote.key.net_like(&range.network));
+        subnets.map(|subnet| direct_route(remote, subnet, self.link)).collect()
     }
 }
 
-/// A route to each subnet of a lease straight through its host.
-pub(super) fn direct_routes(remote: &Lease, link: LinkIndex) -> Result<Vec<Entry>, BadLease> {
-    let route = |dst| {
-        let via: Option<IpAddr> = remote.attrs.public_ip_like(&dst);
-        let via = via.ok_or_else(|| BadLease(format!("it has no public address to reach {dst} by")))?;
-        Ok(Entry::Route(Route { dst, via: Some(via), link, onlink: false }))
-    };
-    remote.key.nets().map(route).collect()
+/// A route to a subnet of a lease straight through its host.
+pub(super) fn direct_route(remote: &Lease, dst: IpNet, link: LinkIndex) -> Result<Entry, BadLease> {
+    let via: Option<IpAddr> = remote.attrs.public_ip_like(&dst);
+    let via = via.ok_or_else(|| BadLease(format!("it has no public address to reach {dst} by")))?;
+    Ok(Entry::Route(Route { dst, via: Some(via), link, onlink: false }))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::uplink::Addresses;
     use flannel_core::lease::LeaseAttrs;
     use flannel_core::name::IfName;
 
@@ -74,8 +78,8 @@ mod tests {
             index: LinkIndex(2),
             name: IfName::new("eth0").unwrap(),
             mtu: 1500,
-            ip: "192.0.2.1".parse().unwrap(),
-            public_ip: public.parse().unwrap(),
+            v4: Some(Addresses { own: "192.0.2.1".parse().unwrap(), public: public.parse().unwrap() }),
+            v6: None,
         }
     }
 
@@ -97,7 +101,7 @@ mod tests {
         let backend = HostGw::new(&config(), &uplink("192.0.2.1")).unwrap();
         let attrs = LeaseAttrs { backend_type: "host-gw".into(), ..LeaseAttrs::new("192.0.2.2".parse().unwrap()) };
         let mut lease = Lease { key: "10.5.86.0-24".parse().unwrap(), attrs };
-        let entries = backend.entries(&lease, Reach::Routed).unwrap();
+        let entries = backend.entries(&lease, Reach::default()).unwrap();
         let route = Route {
             dst: "10.5.86.0/24".parse().unwrap(),
             via: Some("192.0.2.2".parse().unwrap()),
@@ -106,8 +110,8 @@ mod tests {
         };
         assert_eq!(entries, [Entry::Route(route)]);
         lease.attrs.public_ip = std::net::Ipv4Addr::UNSPECIFIED;
-        assert!(backend.entries(&lease, Reach::Routed).is_err());
+        assert!(backend.entries(&lease, Reach::default()).is_err());
         lease.attrs.backend_type = "vxlan".into();
-        assert_eq!(backend.entries(&lease, Reach::Routed), Ok(Vec::new()));
+        assert_eq!(backend.entries(&lease, Reach::default()), Ok(Vec::new()));
     }
 }

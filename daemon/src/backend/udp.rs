@@ -48,19 +48,23 @@ struct Running {
 
 impl Prepared {
     /// The socket is bound to the interface's address, which is therefore the source of what is sent.
-    pub fn new(options: &Options, uplink: &ExternalInterface) -> Self {
-        Self {
-            listen: SocketAddrV4::new(uplink.ip, options.port),
-            mtu: uplink.mtu.saturating_sub(OVERHEAD),
-            running: None,
+    pub fn new(options: &Options, uplink: &ExternalInterface) -> Result<Self, Error> {
+        let v4 = uplink.v4.ok_or_else(|| Error::Setup {
+            backend: "udp",
+            reason: "it carries IPv4 only: switch EnableIPv4 on or choose vxlan".into(),
+        })?;
+        if uplink.v6.is_some() {
+            tracing::warn!("backend udp carries IPv4 only: the IPv6 subnets of this network stay unconnected");
         }
+        let listen = SocketAddrV4::new(v4.own, options.port);
+        Ok(Self { listen, mtu: uplink.mtu.saturating_sub(OVERHEAD), running: None })
     }
 
     /// Opens device and socket and starts the proxy; a device that was lost is opened anew.
     pub async fn attach(&mut self, kernel: &Netlink, config: &NetworkConfig, lease: SubnetKey) -> Result<Udp, Error> {
         let fail = |reason: String| Error::Setup { backend: "udp", reason };
         let (Some(range), Some(subnet)) = (config.v4, lease.v4()) else {
-            return Err(fail("it carries IPv4 only: switch EnableIPv4 on or choose vxlan".into()));
+            return Err(fail("the lease has no IPv4 subnet".into()));
         };
         let IpNet::V4(network) = range.network else {
             return Err(fail("Network is no IPv4 network".into()));

@@ -6,6 +6,8 @@
 //! neighbour that gives this address the MAC of the remote VTEP; a forwarding record that gives this MAC the public
 //! address of the remote host. So nothing is learned, nothing is flooded, and traffic goes on without the daemon.
 
+use std::net::IpAddr;
+
 use flannel_core::backend_config::Vxlan as Options;
 use flannel_core::config::{NetworkConfig, Range};
 use flannel_core::entry::{Entry, LinkIndex, Route};
@@ -20,76 +22,126 @@ use crate::kernel::vxlan::VxlanSpec;
 use crate::kernel::{Fault, KernelError, Scope};
 use crate::uplink::ExternalInterface;
 
-/// Outer Ethernet (14), IPv4 (20), UDP (8) and VXLAN (8) headers, in bytes.
-const OVERHEAD: u32 = 50;
+/// An address family; each has a device of its own.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Family {
+    /// IPv4 in IPv4, device `flannel.<VNI>`.
+    V4,
+    /// IPv6 in IPv6, device `flannel-v6.<VNI>`.
+    V6,
+}
 
-/// The VTEP as it must be, with the MAC address the other hosts are told.
+impl Family {
+    /// Outer Ethernet (14), IP (20 or 40), UDP (8) and VXLAN (8) headers, in bytes.
+    fn overhead(self) -> u32 {
+        match self {
+            Self::V4 => 50,
+            Self::V6 => 70,
+        }
+    }
+
+    fn device(self, vni: u32) -> String {
+        match self {
+            Self::V4 => format!("flannel.{vni}"),
+            Self::V6 => format!("flannel-v6.{vni}"),
+        }
+    }
+
+    fn of(net: &IpNet) -> Self {
+        match net {
+            IpNet::V4(_) => Self::V4,
+            IpNet::V6(_) => Self::V6,
+        }
+    }
+}
+
+/// The VTEPs as they must be, with the MAC addresses the other hosts are told.
 pub struct Prepared {
-    spec: VxlanSpec,
+    vteps: Vec<(Family, VxlanSpec)>,
+    uplink: LinkIndex,
     direct_routing: bool,
 }
 
 impl Prepared {
-    /// Makes or adopts the device, because the lease needs its MAC address.
+    /// Makes or adopts the devices, because the lease needs their MAC addresses.
     pub async fn new(kernel: &Netlink, options: &Options, uplink: &ExternalInterface) -> Result<Self, KernelError> {
-        let name = format!("flannel.{}", options.vni);
-        let outer = options.mtu.unwrap_or(uplink.mtu);
-        let mtu = outer.checked_sub(OVERHEAD).filter(|mtu| *mtu >= 68).ok_or_else(|| KernelError {
-            what: format!("choose an MTU for {name}"),
-            reason: format!("{outer} bytes leave no room behind {OVERHEAD} bytes of headers; set Backend.MTU"),
-            fault: Fault::Other,
-        })?;
-        let mut spec = VxlanSpec {
-            // "flannel." and at most 8 digits: 16777215 is the largest VNI, 16 bytes would be too long.
-            name: IfName::new(name).map_err(|e| KernelError {
-                what: "name the vxlan device".into(),
-                reason: format!("{e}; choose a Backend.VNI of at most 7 digits"),
-                fault: Fault::Other,
-            })?,
-            vni: options.vni,
-            port: options.port,
-            local: uplink.public_ip.into(),
-            uplink: uplink.index,
-            mtu,
-            learning: options.learning,
-            gbp: options.gbp,
-            mac: Mac::random(&mut fastrand::Rng::new()),
-        };
-        let there = kernel.ensure_vxlan(&spec).await?.mac;
-        if there != spec.mac {
-            tracing::info!("device {} of an earlier run keeps its MAC {there}", spec.name);
-            spec.mac = there;
+        let v4 = uplink.v4.map(|a| (Family::V4, IpAddr::V4(a.public)));
+        let v6 = uplink.v6.map(|a| (Family::V6, IpAddr::V6(a.public)));
+        let mut vteps = Vec::new();
+        for (family, local) in v4.into_iter().chain(v6) {
+            let mut spec = spec(family, options, uplink, local)?;
+            let there = kernel.ensure_vxlan(&spec).await?.mac;
+            if there != spec.mac {
+                tracing::info!("device {} of an earlier run keeps its MAC {there}", spec.name);
+                spec.mac = there;
+            }
+            vteps.push((family, spec));
         }
-        Ok(Self { spec, direct_routing: options.direct_routing })
+        Ok(Self { vteps, uplink: uplink.index, direct_routing: options.direct_routing })
     }
 
-    /// What the lease says about this VTEP.
-    pub fn data(&self) -> VxlanData {
-        VxlanData { vni: self.spec.vni, vtep_mac: self.spec.mac }
+    /// What the lease says about the VTEP of a family.
+    pub fn data(&self, family: Family) -> Option<VxlanData> {
+        let (_, spec) = self.vteps.iter().find(|(f, _)| *f == family)?;
+        Some(VxlanData { vni: spec.vni, vtep_mac: spec.mac })
     }
 
-    /// Gives the device its address; makes it again, with the same MAC, if it was lost.
+    /// Gives the devices their addresses; makes them again, with the same MAC, if they were lost.
     pub async fn attach(
         &self,
         kernel: &Netlink,
         config: &NetworkConfig,
         lease: SubnetKey,
     ) -> Result<Vxlan, KernelError> {
-        let device = kernel.ensure_vxlan(&self.spec).await?;
-        accept_no_router_advertisements(&self.spec.name);
-        for range in config.ranges() {
-            let subnet = lease.net_like(&range.network);
-            if let Some(subnet) = subnet {
-                kernel.ensure_address(device.index, base(subnet), range.network).await?;
+        let mut links = Vec::new();
+        for (family, spec) in &self.vteps {
+            let device = kernel.ensure_vxlan(spec).await?;
+            accept_no_router_advertisements(&spec.name);
+            for range in config.ranges().filter(|range| Family::of(&range.network) == *family) {
+                if let Some(subnet) = lease.net_like(&range.network) {
+                    kernel.ensure_address(device.index, base(subnet), range.network).await?;
+                }
             }
+            links.push((*family, device.index));
         }
         Ok(Vxlan {
-            link: device.index,
-            uplink: self.spec.uplink,
-            mtu: self.spec.mtu,
+            links,
+            uplink: self.uplink,
+            // Containers have one MTU for both families, so the smaller device decides.
+            mtu: self.vteps.iter().map(|(_, spec)| spec.mtu).min().unwrap_or_default(),
             direct: self.direct_routing.then(|| config.ranges().copied().collect()),
         })
     }
+}
+
+fn spec(
+    family: Family,
+    options: &Options,
+    uplink: &ExternalInterface,
+    local: IpAddr,
+) -> Result<VxlanSpec, KernelError> {
+    let name = family.device(options.vni);
+    let (outer, overhead) = (options.mtu.unwrap_or(uplink.mtu), family.overhead());
+    let mtu = outer.checked_sub(overhead).filter(|mtu| *mtu >= 68).ok_or_else(|| KernelError {
+        what: format!("choose an MTU for {name}"),
+        reason: format!("{outer} bytes leave no room behind {overhead} bytes of headers; set Backend.MTU"),
+        fault: Fault::Other,
+    })?;
+    Ok(VxlanSpec {
+        name: IfName::new(name).map_err(|e| KernelError {
+            what: "name the vxlan device".into(),
+            reason: format!("{e}; choose a shorter Backend.VNI"),
+            fault: Fault::Other,
+        })?,
+        vni: options.vni,
+        port: options.port,
+        local,
+        uplink: uplink.index,
+        mtu,
+        learning: options.learning,
+        gbp: options.gbp,
+        mac: Mac::random(&mut fastrand::Rng::new()),
+    })
 }
 
 /// As upstream: nothing on the overlay may configure the host. In a container /proc/sys is often read-only, and then
@@ -104,40 +156,24 @@ fn accept_no_router_advertisements(name: &IfName) {
 /// The backend at work.
 #[derive(Debug, Clone)]
 pub struct Vxlan {
-    link: LinkIndex,
+    links: Vec<(Family, LinkIndex)>,
     uplink: LinkIndex,
     mtu: u32,
     /// With DirectRouting, the ranges whose subnets may be routed on the external interface.
     direct: Option<Vec<Range>>,
 }
 
-impl Backend for Vxlan {
-    fn mtu(&self) -> u32 {
-        self.mtu
-    }
-
-    fn scope(&self) -> Scope {
-        Scope { owned: vec![self.link], shared: self.direct.clone().map(|ranges| (self.uplink, ranges)) }
-    }
-
-    fn wants_reach(&self) -> bool {
-        self.direct.is_some()
-    }
-
-    fn entries(&self, remote: &Lease, reach: Reach) -> Result<Vec<Entry>, BadLease> {
-        let attrs = &remote.attrs;
-        if attrs.backend_type != "vxlan" {
-            return Ok(Vec::new());
-        }
-        if self.direct.is_some() && reach == Reach::OnLink {
-            return host_gw::direct_routes(remote, self.uplink);
-        }
-        // The IPv6 side has a device and data of its own.
-        let Some(subnet) = remote.key.v4().map(IpNet::V4) else { return Ok(Vec::new()) };
-        let data = attrs.backend_data.as_deref().ok_or_else(|| BadLease("BackendData is missing".into()))?;
+impl Vxlan {
+    fn entries_of(&self, remote: &Lease, subnet: IpNet, link: LinkIndex) -> Result<Vec<Entry>, BadLease> {
+        let (name, data) = match subnet {
+            IpNet::V4(_) => ("BackendData", &remote.attrs.backend_data),
+            IpNet::V6(_) => ("BackendV6Data", &remote.attrs.backend_v6_data),
+        };
+        let data = data.as_deref().ok_or_else(|| BadLease(format!("{name} is missing")))?;
         let VxlanData { vtep_mac: mac, .. } = VxlanData::from_json(data)?;
-        let dst = attrs.public_ip_like(&subnet).ok_or_else(|| BadLease("PublicIP is missing".into()))?;
-        let (link, gateway) = (self.link, subnet.network());
+        let dst = remote.attrs.public_ip_like(&subnet);
+        let dst = dst.ok_or_else(|| BadLease(format!("it has no public address to reach {subnet} by")))?;
+        let gateway = subnet.network();
         Ok(vec![
             Entry::Neigh { link, ip: gateway, mac },
             Entry::Fdb { link, mac, dst },
@@ -146,20 +182,59 @@ impl Backend for Vxlan {
     }
 }
 
+impl Backend for Vxlan {
+    fn mtu(&self) -> u32 {
+        self.mtu
+    }
+
+    fn scope(&self) -> Scope {
+        let owned = self.links.iter().map(|(_, link)| *link).collect();
+        Scope { owned, shared: self.direct.clone().map(|ranges| (self.uplink, ranges)) }
+    }
+
+    fn wants_reach(&self) -> bool {
+        self.direct.is_some()
+    }
+
+    /// A lease may have fewer families than we, or more: what both have is connected.
+    fn entries(&self, remote: &Lease, reach: Reach) -> Result<Vec<Entry>, BadLease> {
+        if remote.attrs.backend_type != "vxlan" {
+            return Ok(Vec::new());
+        }
+        let mut entries = Vec::new();
+        for subnet in remote.key.nets() {
+            let Some((_, link)) = self.links.iter().find(|(family, _)| *family == Family::of(&subnet)) else {
+                continue;
+            };
+            if self.direct.is_some() && reach.on_link(&subnet) {
+                entries.push(host_gw::direct_route(remote, subnet, self.uplink)?);
+            } else {
+                entries.extend(self.entries_of(remote, subnet, *link)?);
+            }
+        }
+        Ok(entries)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use flannel_core::lease::LeaseAttrs;
 
-    fn backend(direct: bool) -> Vxlan {
-        Vxlan { link: LinkIndex(9), uplink: LinkIndex(2), mtu: 1450, direct: direct.then(Vec::new) }
+    const V4_ONLY: &str = "10.5.89.0-24";
+    const DUAL: &str = "10.5.51.0-24&fd00:5:0:2::-64";
+
+    fn backend(families: &[Family], direct: bool) -> Vxlan {
+        let links = families.iter().map(|f| (*f, LinkIndex(if *f == Family::V4 { 4 } else { 6 }))).collect();
+        Vxlan { links, uplink: LinkIndex(2), mtu: 1450, direct: direct.then(Vec::new) }
     }
 
-    fn lease() -> Lease {
+    /// parity: goldens/dualstack-vxlan/etcd-get-prefix.txt
+    fn lease(key: &str) -> Lease {
         let attrs = LeaseAttrs::from_json(
-            r#"{"PublicIP":"172.31.77.2","PublicIPv6":null,"BackendType":"vxlan","BackendData":{"VNI":1,"VtepMAC":"ee:a3:03:81:c8:12"}}"#,
+            r#"{"PublicIP":"172.31.77.2","PublicIPv6":"fd77::2","BackendType":"vxlan","BackendData":{"VNI":1,"VtepMAC":"ee:a3:03:81:c8:12"},"BackendV6Data":{"VNI":1,"VtepMAC":"f6:af:d1:cb:60:a3"}}"#,
         );
-        Lease { key: "10.5.89.0-24".parse().unwrap(), attrs: attrs.unwrap() }
+        Lease { key: key.parse().unwrap(), attrs: attrs.unwrap() }
     }
 
     fn texts(entries: &[Entry]) -> Vec<String> {
@@ -169,7 +244,8 @@ mod tests {
     // parity: goldens/vxlan/n1/{ip-neigh,bridge-fdb,ip-route}.txt
     #[test]
     fn a_lease_is_a_neighbour_a_forwarding_record_and_a_route() {
-        let entries = backend(false).entries(&lease(), Reach::OnLink).unwrap();
+        let on_link = Reach { v4_on_link: true, v6_on_link: true };
+        let entries = backend(&[Family::V4], false).entries(&lease(V4_ONLY), on_link).unwrap();
         assert_eq!(
             texts(&entries),
             [
@@ -178,22 +254,44 @@ mod tests {
                 "route 10.5.89.0/24 via 10.5.89.0"
             ]
         );
-        assert!(matches!(entries[2], Entry::Route(Route { onlink: true, link: LinkIndex(9), .. })));
+        assert!(matches!(entries[2], Entry::Route(Route { onlink: true, link: LinkIndex(4), .. })));
+    }
+
+    // parity: goldens/dualstack-vxlan/n1/{ip-6-neigh,bridge-fdb,ip-6-route}.txt
+    #[test]
+    fn both_families_are_connected_where_both_hosts_have_them() {
+        let both = [Family::V4, Family::V6];
+        let entries = backend(&both, false).entries(&lease(DUAL), Reach::default()).unwrap();
+        assert_eq!(
+            texts(&entries)[3..],
+            [
+                "neighbour fd00:5:0:2:: at f6:af:d1:cb:60:a3",
+                "FDB record f6:af:d1:cb:60:a3 to fd77::2",
+                "route fd00:5:0:2::/64 via fd00:5:0:2::"
+            ]
+        );
+        assert!(matches!(entries[5], Entry::Route(Route { onlink: true, link: LinkIndex(6), .. })));
+        assert_eq!(backend(&both, false).entries(&lease(V4_ONLY), Reach::default()).unwrap().len(), 3);
+        assert_eq!(backend(&[Family::V4], false).entries(&lease(DUAL), Reach::default()).unwrap().len(), 3);
     }
 
     #[test]
     fn direct_routing_takes_plain_routes_on_the_same_link() {
-        let entries = backend(true).entries(&lease(), Reach::OnLink).unwrap();
-        assert_eq!(texts(&entries), ["route 10.5.89.0/24 via 172.31.77.2"]);
-        assert_eq!(backend(true).entries(&lease(), Reach::Routed).unwrap().len(), 3);
+        let direct = backend(&[Family::V4, Family::V6], true);
+        let v4_only = Reach { v4_on_link: true, v6_on_link: false };
+        let entries = direct.entries(&lease(DUAL), v4_only).unwrap();
+        assert_eq!(texts(&entries)[0], "route 10.5.51.0/24 via 172.31.77.2");
+        assert_eq!(entries.len(), 4);
+        assert_eq!(direct.entries(&lease(V4_ONLY), Reach::default()).unwrap().len(), 3);
     }
 
     #[test]
     fn bad_leases_say_why_and_other_backends_are_passed_over() {
-        let mut lease = lease();
+        let mut lease = lease(V4_ONLY);
         lease.attrs.backend_data = None;
-        assert_eq!(backend(false).entries(&lease, Reach::Routed).unwrap_err().0, "BackendData is missing");
+        let backend = backend(&[Family::V4], false);
+        assert_eq!(backend.entries(&lease, Reach::default()).unwrap_err().0, "BackendData is missing");
         lease.attrs.backend_type = "host-gw".into();
-        assert_eq!(backend(false).entries(&lease, Reach::Routed), Ok(Vec::new()));
+        assert_eq!(backend.entries(&lease, Reach::default()), Ok(Vec::new()));
     }
 }

@@ -200,7 +200,7 @@ fn route_entry(message: &RouteMessage, scope: &Scope) -> Option<Entry> {
             *shared == link
                 && route.via.is_some()
                 && message.header.protocol == RouteProtocol::Boot
-                && metric(message) == 0
+                && metric(message) == usual_metric(&route.dst)
                 && ranges.iter().any(subnet)
         });
     (usual && ours).then_some(Entry::Route(route))
@@ -254,6 +254,14 @@ fn metric(message: &RouteMessage) -> u32 {
     let metric =
         message.attributes.iter().find_map(|a| if let RouteAttribute::Priority(m) = a { Some(*m) } else { None });
     metric.unwrap_or(0)
+}
+
+/// The metric the kernel gives a route that asks for none.
+fn usual_metric(dst: &IpNet) -> u32 {
+    match dst {
+        IpNet::V4(_) => 0,
+        IpNet::V6(_) => 1024,
+    }
 }
 
 fn table(message: &RouteMessage) -> u32 {
