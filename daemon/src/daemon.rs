@@ -76,7 +76,6 @@ async fn start(options: &Options, store: &EtcdStore) -> Result<Network, Error> {
     let config = wait_for_config(store).await?;
     let bad_backend = |source| Error::Backend { key: store.config_key().to_owned(), source };
     let backend_config = BackendConfig::parse(&config.backend).map_err(bad_backend)?;
-    supported(&config).map_err(|reason| Error::Unsupported { key: store.config_key().to_owned(), reason })?;
     tracing::info!("config: {}", describe(&config, &backend_config));
     let kernel = Netlink::open().map_err(|e| Error::System(e.to_string()))?;
     let families = Families { v4: config.v4.is_some(), v6: config.v6.is_some() };
@@ -205,14 +204,6 @@ fn subnet_env(config: &NetworkConfig, lease: SubnetKey, mtu: u32, ip_masq: bool)
         Some(Side { network, gateway: Ipv6Net::new(ip.into(), subnet.prefix_len()).ok()? })
     });
     SubnetEnv { v4, v6, mtu, ip_masq }
-}
-
-/// What this daemon can't do yet is refused in words instead of half done.
-fn supported(config: &NetworkConfig) -> Result<(), String> {
-    if config.nftables {
-        tracing::warn!("config: EnableNFTables is true, but this daemon sets its rules by iptables");
-    }
-    Ok(())
 }
 
 fn describe(config: &NetworkConfig, backend: &BackendConfig) -> String {

@@ -37,14 +37,6 @@ pub enum Error {
         /// The mistakes.
         source: BadBackend,
     },
-    /// A wish of the config this daemon can't fulfil.
-    #[error("config {key} in etcd: {reason}")]
-    Unsupported {
-        /// The etcd key.
-        key: String,
-        /// What and why.
-        reason: String,
-    },
     /// No interface fits the flags.
     #[error("{0}")]
     Uplink(String),

@@ -5,6 +5,7 @@
 use ipnet::IpNet;
 
 pub mod iptables;
+pub mod nft;
 
 /// What the rules of one address family are to do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

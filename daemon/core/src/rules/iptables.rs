@@ -3,26 +3,40 @@
 //! Each concern is a chain of its own with one jump to it at the end of a built-in chain. What stands is compared
 //! with what should, in full and in order, and put right in one transaction that leaves alone what is right.
 
-use std::fmt::Write as _;
+use std::fmt::{self, Write as _};
 
 use ipnet::IpNet;
 
 use super::RuleSet;
 
+/// What a chain of ours is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Purpose {
+    /// Table `nat`: masquerade what leaves the network.
+    Masquerade,
+    /// Table `filter`: accept what is forwarded.
+    Forward,
+}
+
+impl fmt::Display for Purpose {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Masquerade => "masquerade",
+            Self::Forward => "forward",
+        })
+    }
+}
+
 /// A chain of ours, its rules, and the jump to it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Chain {
-    /// The table: `nat` or `filter`.
-    pub table: &'static str,
-    parent: &'static str,
-    name: &'static str,
-    comment: &'static str,
+    purpose: Purpose,
     /// The rules without `-A CHAIN`; none means that chain and jump should not be there.
     rules: Vec<String>,
 }
 
-/// The chains of a rule set: masquerading in `nat`, forwarding in `filter`.
-pub fn chains(set: &RuleSet) -> [Chain; 2] {
+/// The chain of a rule set for this purpose.
+pub fn chain(set: &RuleSet, purpose: Purpose) -> Chain {
     let RuleSet { network: net, subnet: pod, .. } = set;
     let random = if set.random_fully { " --random-fully" } else { "" };
     let multicast = match net {
@@ -30,12 +44,8 @@ pub fn chains(set: &RuleSet) -> [Chain; 2] {
         IpNet::V6(_) => "ff00::/8",
     };
     // parity: goldens/vxlan-ipmasq/n1/iptables-save.txt
-    let masquerade = Chain {
-        table: "nat",
-        parent: "POSTROUTING",
-        name: "FLANNEL-POSTRTG",
-        comment: "flanneld masq",
-        rules: vec![
+    let rules = match purpose {
+        Purpose::Masquerade if set.masquerade => vec![
             // Another component (kube-proxy's mark) masquerades these itself.
             rule("-m mark --mark 0x4000/0x4000", "flanneld masq", "RETURN"),
             // Traffic inside the network keeps its source.
@@ -47,18 +57,13 @@ pub fn chains(set: &RuleSet) -> [Chain; 2] {
             // The host itself, speaking to containers of others with an address they have no route to.
             rule(&format!("! -s {net} -d {net}"), "flanneld masq", &format!("MASQUERADE{random}")),
         ],
-    };
-    let forward = Chain {
-        table: "filter",
-        parent: "FORWARD",
-        name: "FLANNEL-FWD",
-        comment: "flanneld forward",
-        rules: vec![
+        Purpose::Forward if set.forward => vec![
             rule(&format!("-s {net}"), "flanneld forward", "ACCEPT"),
             rule(&format!("-d {net}"), "flanneld forward", "ACCEPT"),
         ],
+        _ => Vec::new(),
     };
-    [masquerade.only_if(set.masquerade), forward.only_if(set.forward)]
+    Chain { purpose, rules }
 }
 
 fn rule(matches: &str, comment: &str, target: &str) -> String {
@@ -66,18 +71,33 @@ fn rule(matches: &str, comment: &str, target: &str) -> String {
 }
 
 impl Chain {
-    fn only_if(mut self, wanted: bool) -> Self {
-        if !wanted {
-            self.rules.clear();
+    /// No such chain, and no jump to one.
+    pub fn none(purpose: Purpose) -> Self {
+        Self { purpose, rules: Vec::new() }
+    }
+
+    /// What it is for.
+    pub fn purpose(&self) -> Purpose {
+        self.purpose
+    }
+
+    /// The table it is in.
+    pub fn table(&self) -> &'static str {
+        match self.purpose {
+            Purpose::Masquerade => "nat",
+            Purpose::Forward => "filter",
         }
-        self
     }
 
     /// Given what `iptables-save -t TABLE` printed, the text for `iptables-restore --noflush` that puts this chain
     /// right; nothing when it is right.
     pub fn repair(&self, save: &str) -> Option<String> {
-        let Self { table, parent, name, comment, rules } = self;
-        let declared = save.lines().any(|l| l.strip_prefix(':').is_some_and(|l| l.split(' ').next() == Some(*name)));
+        let (table, rules) = (self.table(), &self.rules);
+        let (parent, name, comment) = match self.purpose {
+            Purpose::Masquerade => ("POSTROUTING", "FLANNEL-POSTRTG", "flanneld masq"),
+            Purpose::Forward => ("FORWARD", "FLANNEL-FWD", "flanneld forward"),
+        };
+        let declared = save.lines().any(|l| l.strip_prefix(':').is_some_and(|l| l.split(' ').next() == Some(name)));
         let of_chain = |chain: &str| -> Vec<&str> {
             let start = format!("-A {chain} ");
             save.lines().filter_map(|l| l.strip_prefix(&start)).map(str::trim_end).collect()
@@ -92,7 +112,7 @@ impl Chain {
             return None;
         }
         let mut text = format!("*{table}\n");
-        let mut line = |l: std::fmt::Arguments<'_>| {
+        let mut line = |l: fmt::Arguments<'_>| {
             writeln!(text, "{l}").expect("a String takes every write");
         };
         if !right_jump {
@@ -115,11 +135,6 @@ impl Chain {
         }
         text.push_str("COMMIT\n");
         Some(text)
-    }
-
-    /// What the chain is for, for messages.
-    pub fn purpose(&self) -> &'static str {
-        if self.table == "nat" { "masquerade" } else { "forward" }
     }
 }
 
@@ -174,6 +189,10 @@ COMMIT
 COMMIT
 ";
     const EMPTY: &str = "*filter\n:INPUT ACCEPT [0:0]\n:FORWARD ACCEPT [0:0]\n:OUTPUT ACCEPT [0:0]\nCOMMIT\n";
+
+    fn chains(set: &RuleSet) -> [Chain; 2] {
+        [chain(set, Purpose::Masquerade), chain(set, Purpose::Forward)]
+    }
 
     #[test]
     fn upstreams_recorded_rules_are_right() {
