@@ -1,6 +1,7 @@
 //! The external interface: which of the host's interfaces carries the traffic between hosts, and the address the
 //! other hosts are told. Contract, section 4.
 
+use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use flannel_core::entry::LinkIndex;
@@ -69,26 +70,31 @@ enum Way<'a> {
     DefaultRoute,
 }
 
+impl fmt::Display for Way<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Given(flag, value) => write!(f, "flag -{flag}={value}"),
+            Self::Regex(pattern) => write!(f, "flag -iface-regex={pattern}"),
+            Self::CanReach(target) => write!(f, "flag -iface-can-reach={target}"),
+            Self::DefaultRoute => f.write_str("default route"),
+        }
+    }
+}
+
 /// Chooses by the flags; the first way that succeeds.
 pub async fn choose(kernel: &Netlink, options: &IfaceOptions, families: Families) -> Result<ExternalInterface, Error> {
     let interfaces = kernel.interfaces().await.map_err(|e| Error::Uplink(e.to_string()))?;
     let mut reasons = Vec::new();
     for way in ways(options, families) {
         let choice = match way {
-            Way::Given(flag, value) => {
-                by_value(&interfaces, value, families).map_err(|e| format!("flag -{flag}={value}: {e}"))
-            }
-            Way::Regex(pattern) => {
-                by_regex(&interfaces, pattern, families).map_err(|e| format!("flag -iface-regex={pattern}: {e}"))
-            }
-            Way::CanReach(target) => by_route(kernel, &interfaces, target, families)
-                .await
-                .map_err(|e| format!("flag -iface-can-reach={target}: {e}")),
+            Way::Given(_, value) => by_value(&interfaces, value, families),
+            Way::Regex(pattern) => by_regex(&interfaces, pattern, families),
+            Way::CanReach(target) => by_route(kernel, &interfaces, target, families).await,
             Way::DefaultRoute => by_default_route(kernel, &interfaces, families).await,
         };
         match choice.and_then(|choice| choice.complete(options, families)) {
             Ok(uplink) => return Ok(uplink),
-            Err(reason) => reasons.push(reason),
+            Err(reason) => reasons.push(format!("{way}: {reason}")),
         }
     }
     Err(Error::Uplink(format!("no interface to reach the other hosts by: {}", reasons.join("; "))))
@@ -224,7 +230,7 @@ async fn by_default_route<'a>(
             found.push(index.ok_or_else(|| {
                 let family = if v4 { "IPv4" } else { "IPv6" };
                 let there_are = list(interfaces, families);
-                format!("no {family} default route leaves by a single interface: name one with -iface; there are {there_are}")
+                format!("no {family} route leaves by a single interface: name one with -iface; there are {there_are}")
             })?);
         }
     }
