@@ -88,7 +88,7 @@ async fn start(options: &Options, store: &EtcdStore) -> Result<Network, Error> {
     let mut prepared = backend::prepare(&kernel, &config, &backend_config, &uplink).await?;
     let attrs = prepared.attrs(&uplink);
     let held = acquire(store, &attrs, &config, &previous).await?;
-    tracing::info!("lease {} for {} s", held.key, held.ttl.as_secs());
+    tracing::info!("lease {} {}", held.key, held.life);
     let backend = prepared.attach(&kernel, &config, held.key).await?;
     let rules = Rules::set_up(options, &config, held.key).await?;
     Ok(Network { kernel, config, prepared, backend, rules, attrs, held })

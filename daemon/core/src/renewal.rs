@@ -1,42 +1,42 @@
 //! When a lease is to be renewed.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 /// How long after a failed renewal the next is tried (contract, section 2.5: upstream's minute).
 const RETRY: Duration = Duration::from_secs(60);
 
-/// The clock of one lease; time is passed in.
+/// The clock of one lease. Time is passed in, as what has gone by since some fixed moment.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Renewal {
-    expires: Instant,
+    expires: Duration,
     margin: Duration,
-    due: Instant,
+    due: Duration,
 }
 
 impl Renewal {
     /// A lease taken at `now` that lives for `ttl`, to be renewed `margin` before its end.
-    pub fn new(now: Instant, ttl: Duration, margin: Duration) -> Self {
+    pub fn new(now: Duration, ttl: Duration, margin: Duration) -> Self {
         let expires = now + ttl;
-        Self { expires, margin, due: expires.checked_sub(margin).unwrap_or(now).max(now) }
+        Self { expires, margin, due: expires.saturating_sub(margin).max(now) }
     }
 
     /// When to renew.
-    pub fn due(&self) -> Instant {
+    pub fn due(&self) -> Duration {
         self.due
     }
 
     /// When the lease ends unless renewed.
-    pub fn expires(&self) -> Instant {
+    pub fn expires(&self) -> Duration {
         self.expires
     }
 
     /// The lease was renewed for `ttl`.
-    pub fn renewed(&mut self, now: Instant, ttl: Duration) {
+    pub fn renewed(&mut self, now: Duration, ttl: Duration) {
         *self = Self::new(now, ttl, self.margin);
     }
 
     /// The renewal failed and is tried again in a minute.
-    pub fn failed(&mut self, now: Instant) {
+    pub fn failed(&mut self, now: Duration) {
         self.due = now + RETRY;
     }
 }
@@ -49,7 +49,7 @@ mod tests {
 
     #[test]
     fn renews_a_margin_before_the_end_and_every_minute_after_a_failure() {
-        let now = Instant::now();
+        let now = 100 * HOUR;
         let mut renewal = Renewal::new(now, 24 * HOUR, HOUR);
         assert_eq!(renewal.due(), now + 23 * HOUR);
         renewal.failed(now + 23 * HOUR);
@@ -61,7 +61,7 @@ mod tests {
 
     #[test]
     fn a_lease_shorter_than_the_margin_is_due_at_once() {
-        let now = Instant::now();
+        let now = 100 * HOUR;
         assert_eq!(Renewal::new(now, HOUR / 2, HOUR).due(), now);
     }
 }
