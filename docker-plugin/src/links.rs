@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use flannel_core::name::{IfName, Mac};
 use ipnet::IpNet;
 
-#[cfg(any(test, feature = "testing"))]
+#[cfg(test)]
 pub mod fake;
 pub mod netlink;
 

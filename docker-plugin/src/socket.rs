@@ -4,6 +4,7 @@ use std::fs;
 use std::io;
 use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
+use std::time::SystemTime;
 
 use tokio::net::{UnixListener, UnixStream};
 use tracing::{info, warn};
@@ -12,8 +13,16 @@ use tracing::{info, warn};
 #[derive(Debug)]
 pub struct SocketFile {
     path: PathBuf,
-    /// Device and inode: by the time we end, a successor may have put its own in place.
-    identity: (u64, u64),
+    /// By the time we end, somebody else may have put another in place.
+    identity: Identity,
+}
+
+/// Device, inode and, since inodes are used again, the time of birth where the file system keeps it.
+type Identity = (u64, u64, Option<SystemTime>);
+
+fn identity(path: &Path) -> io::Result<Identity> {
+    let file = fs::symlink_metadata(path)?;
+    Ok((file.dev(), file.ino(), file.created().ok()))
 }
 
 /// Listens at `path`, whose directory is made if need be. A socket nobody answers on any more is replaced.
@@ -42,13 +51,13 @@ pub async fn bind(path: &Path) -> Result<(UnixListener, SocketFile), String> {
     let listener = UnixListener::bind(path).map_err(|e| failed("it can't be made", e))?;
     // Whoever can write to it can have bridges and rules made.
     fs::set_permissions(path, fs::Permissions::from_mode(0o660)).map_err(|e| failed("its mode can't be set", e))?;
-    let made = fs::symlink_metadata(path).map_err(|e| failed("it can't be looked at", e))?;
-    Ok((listener, SocketFile { path: path.to_owned(), identity: (made.dev(), made.ino()) }))
+    let identity = identity(path).map_err(|e| failed("it can't be looked at", e))?;
+    Ok((listener, SocketFile { path: path.to_owned(), identity }))
 }
 
 impl Drop for SocketFile {
     fn drop(&mut self) {
-        let ours = fs::symlink_metadata(&self.path).is_ok_and(|m| (m.dev(), m.ino()) == self.identity);
+        let ours = identity(&self.path).is_ok_and(|i| i == self.identity);
         if ours && let Err(e) = fs::remove_file(&self.path) {
             warn!("socket {}: can't be removed: {e}", self.path.display());
         }

@@ -43,7 +43,7 @@ impl<L: Links> Driver<L> {
             };
             let undo = |s: &mut State, attached: Vec<String>| {
                 s.networks.remove(id);
-                for pool in attached.iter().filter_map(|p| s.pools.get_mut(p)) {
+                for (_, pool) in s.pools.iter_mut().filter(|(id, _)| attached.contains(id)) {
                     pool.network = None;
                 }
             };

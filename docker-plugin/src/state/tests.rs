@@ -27,7 +27,9 @@ async fn fill(store: &Store) {
     let add = |s: &mut State| {
         s.networks.insert("n1".to_owned(), network());
         let id = s.new_pool_id();
-        s.pools.insert(id, Pool { network: Some("n1".to_owned()), ..pool() });
+        let mut attached = pool();
+        attached.network = Some("n1".to_owned());
+        s.pools.insert(id, attached);
         let id = s.new_pool_id();
         s.pools.insert(id, pool());
         Ok(())
