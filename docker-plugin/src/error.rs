@@ -46,7 +46,7 @@ pub enum Error {
         plain: String,
     },
     /// Another network has it.
-    #[error("{wanted} of this host's flannel lease {lease} is taken: {pool} belongs to {owner}; {remedy}")]
+    #[error("{} is taken: {pool} belongs to {owner}; {remedy}", of_lease(.wanted, .lease))]
     Taken {
         /// What was asked for.
         wanted: IpNet,
@@ -143,6 +143,14 @@ pub enum Error {
     /// The state could not be written.
     #[error("{0}")]
     State(String),
+}
+
+fn of_lease(wanted: &IpNet, lease: &IpNet) -> String {
+    if wanted == lease {
+        format!("this host's flannel lease {lease}")
+    } else {
+        format!("{wanted} of this host's flannel lease {lease}")
+    }
 }
 
 fn of_network(network: Option<&str>) -> String {

@@ -17,6 +17,8 @@ use ipnet::IpNet;
 use tokio::sync::watch;
 use tracing::{debug, warn};
 
+#[cfg(test)]
+pub mod fake;
 pub mod iptables;
 
 /// How often the rules are put back, should a foreign hand have removed them.
@@ -199,8 +201,7 @@ async fn keep(firewall: impl Firewall, mut orders: watch::Receiver<(u64, RuleSet
 
 #[cfg(test)]
 mod tests {
-    use std::sync::{Arc, Mutex};
-
+    use super::fake::FakeFirewall;
     use super::*;
 
     fn bridge(name: &str, internal: bool, flannel: &[&str]) -> Bridge {
@@ -246,31 +247,34 @@ mod tests {
         assert!(!RuleSet::default().needs(Family::V4, Table::Filter));
     }
 
-    struct Recorder {
-        calls: Arc<Mutex<Vec<RuleSet>>>,
-    }
-
-    impl Firewall for Recorder {
-        async fn apply(&self, rules: &RuleSet) -> Result<(), String> {
-            self.calls.lock().unwrap().push(rules.clone());
-            if rules.bridges.len() == 1 { Err("iptables is not there".to_owned()) } else { Ok(()) }
+    #[tokio::test(start_paused = true)]
+    async fn rules_are_in_place_when_set_returns_and_are_put_back() {
+        let firewall = FakeFirewall::default();
+        let guard = Guard::start(firewall.clone());
+        guard.set(two).await;
+        assert_eq!(firewall.applied(), [two()]);
+        tokio::time::advance(RESYNC).await;
+        while firewall.applied().len() < 2 {
+            tokio::task::yield_now().await;
         }
+        assert_eq!(firewall.applied()[1], two());
+        guard.set(RuleSet::default).await;
+        assert_eq!(firewall.applied().last(), Some(&RuleSet::default()));
     }
 
     #[tokio::test(start_paused = true)]
-    async fn rules_are_in_place_when_set_returns_and_are_put_back() {
-        let calls = Arc::new(Mutex::new(Vec::new()));
-        let guard = Guard::start(Recorder { calls: Arc::clone(&calls) });
+    async fn a_firewall_that_hangs_or_fails_keeps_no_call_for_long() {
+        let firewall = FakeFirewall::default();
+        let guard = Guard::start(firewall.clone());
+        firewall.hang(true);
+        let started = tokio::time::Instant::now();
         guard.set(two).await;
-        assert_eq!(*calls.lock().unwrap(), [two()]);
-        tokio::time::advance(RESYNC).await;
-        while calls.lock().unwrap().len() < 2 {
-            tokio::task::yield_now().await;
-        }
-        assert_eq!(calls.lock().unwrap()[1], two());
-        // A failing firewall keeps no caller waiting for long.
-        guard.set(|| RuleSet { bridges: two().bridges[..1].to_vec() }).await;
-        guard.set(RuleSet::default).await;
-        assert_eq!(calls.lock().unwrap().last(), Some(&RuleSet::default()));
+        assert_eq!(started.elapsed(), PATIENCE);
+        firewall.hang(false);
+        firewall.fail(true);
+        guard.set(two).await;
+        firewall.fail(false);
+        guard.set(two).await;
+        assert_eq!(firewall.applied().last(), Some(&two()));
     }
 }
