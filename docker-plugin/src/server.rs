@@ -148,6 +148,10 @@ fn parse<T: DeserializeOwned>(body: &[u8]) -> Result<T, String> {
         // Docker's second try after a broken connection.
         return Err("the request came without its body: try again".to_owned());
     }
+    // serde would also take the fields in a row, without names.
+    if !body.trim_ascii_start().starts_with(b"{") {
+        return Err("the request can't be read: it is no JSON object".to_owned());
+    }
     serde_json::from_slice(body).map_err(|e| format!("the request can't be read: {e}"))
 }
 
@@ -163,3 +167,6 @@ fn refuse(status: StatusCode, reason: &str) -> Response {
 fn respond(status: StatusCode, body: String) -> Response {
     (status, [(header::CONTENT_TYPE, CONTENT_TYPE)], body).into_response()
 }
+
+#[cfg(test)]
+mod tests;
