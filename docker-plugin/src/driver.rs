@@ -183,10 +183,7 @@ fn bridge_spec(id: &str, network: &Network) -> Result<BridgeSpec, Error> {
 
 fn rules(state: &State) -> RuleSet {
     let bridges = state.networks.iter().filter_map(|(id, network)| {
-        let has = |net: &ipnet::IpNet| {
-            network.subnets.iter().any(|s| crate::firewall::Family::of(&s.pool) == crate::firewall::Family::of(net))
-        };
-        let flannel = network.flannel.iter().copied().filter(has).collect();
+        let flannel = network.lease.iter().map(|side| side.network).collect();
         Some(Bridge { name: names::bridge(id).ok()?, internal: network.internal, flannel })
     });
     RuleSet { bridges: bridges.collect() }

@@ -7,11 +7,12 @@ use std::path::{Path, PathBuf};
 
 use flannel_core::subnet_env::SubnetEnv;
 use ipnet::IpNet;
+use serde::{Deserialize, Serialize};
 
 use crate::error::Error;
 
 /// One address family of the lease.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Side {
     /// The whole flannel network.
     pub network: IpNet,

@@ -16,6 +16,7 @@ use serde::{Deserialize, Serialize};
 use tracing::{error, warn};
 
 use crate::error::Error;
+use crate::lease::Side;
 use crate::pool::Pool;
 
 /// The version of the file's layout this program writes; it reads no newer one.
@@ -47,8 +48,8 @@ pub struct Network {
     pub internal: bool,
     /// The lease's MTU when it was last read, for a rebuild before flanneld is up.
     pub lease_mtu: u32,
-    /// The whole flannel network, one a family, when it was last read.
-    pub flannel: Vec<IpNet>,
+    /// The lease when it was last read, in the network's families.
+    pub lease: Vec<Side>,
     /// By EndpointID.
     pub endpoints: BTreeMap<String, Endpoint>,
 }
@@ -77,6 +78,8 @@ pub struct Endpoint {
     /// The interface's hardware address.
     #[serde(with = "mac_text")]
     pub mac: Mac,
+    /// The container it is in, where another network's routes may be there too.
+    pub sandbox: Option<String>,
 }
 
 mod mac_text {

@@ -101,7 +101,7 @@ impl<L: Links> Driver<L> {
             });
         };
         let families = lease.sides.iter().filter(|s| subnets.iter().any(|n| same_family(&n.pool, &s.network)));
-        let flannel = families.map(|s| s.network).collect();
+        let sides = families.copied().collect();
         let has_v6 = subnets.iter().any(|s| matches!(s.pool, IpNet::V6(_)));
         let mtu_option = read_mtu(&request.options, has_v6)?;
         if let Some(mtu) = mtu_option.filter(|m| *m > lease.mtu) {
@@ -114,7 +114,7 @@ impl<L: Links> Driver<L> {
             mtu_option,
             internal: request.options.get(INTERNAL).and_then(serde_json::Value::as_bool).unwrap_or(false),
             lease_mtu: lease.mtu,
-            flannel,
+            lease: sides,
             endpoints: std::collections::BTreeMap::new(),
         })
     }

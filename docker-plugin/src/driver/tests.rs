@@ -19,6 +19,8 @@ const N2: &str = "22222222222200000000000000000000000000000000000000000000000000
 const E1: &str = "e1e1e1e1e1e10000000000000000000000000000000000000000000000000000";
 const E2: &str = "e2e2e2e2e2e20000000000000000000000000000000000000000000000000000";
 
+const E3: &str = "e3e3e3e3e3e30000000000000000000000000000000000000000000000000000";
+
 const V4: &str = "FLANNEL_NETWORK=10.5.0.0/16\nFLANNEL_SUBNET=10.5.72.1/24\nFLANNEL_MTU=1450\nFLANNEL_IPMASQ=true\n";
 const DUAL: &str = "FLANNEL_NETWORK=10.5.0.0/16\nFLANNEL_SUBNET=10.5.72.1/24\nFLANNEL_IPV6_NETWORK=fd00:5::/48\n\
                     FLANNEL_IPV6_SUBNET=fd00:5:0:72::1/64\nFLANNEL_MTU=1450\nFLANNEL_IPMASQ=true\n";
@@ -121,7 +123,12 @@ impl Host {
     }
 
     async fn join(&self, network: &str, endpoint: &str) -> Result<Joined, Error> {
-        self.driver.join(call(network, endpoint)).await
+        self.join_in(network, endpoint, "/var/run/docker/netns/6465ec84fc4b").await
+    }
+
+    async fn join_in(&self, network: &str, endpoint: &str, sandbox: &str) -> Result<Joined, Error> {
+        let request = json!({"NetworkID": network, "EndpointID": endpoint, "SandboxKey": sandbox, "Options": {}});
+        self.driver.join(read(request)).await
     }
 
     async fn stop(&self, network: &str, endpoint: &str) {

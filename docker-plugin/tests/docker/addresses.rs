@@ -34,10 +34,10 @@ fn dockers_own_addresses_inside_the_lease() {
     );
     assert!(said.ok, "{}", said.stderr);
     plugin.network(&["--subnet", &high], "high");
-    plugin.must_run("low", "a", &["--ip", &plugin.ip(50), "--mac-address", "02:42:ac:11:65:43"]);
+    plugin.must_run("low", "a", &["--ip", &plugin.ip(50)]);
     plugin.must_run("high", "b", &["--ip", &plugin.ip(200)]);
     let link = plugin.exec("a", &["ip", "addr", "show", "eth0"]).stdout;
-    assert!(link.contains("mtu 1400") && link.contains("02:42:ac:11:65:43"), "{link}");
+    assert!(link.contains("mtu 1400"), "{link}");
     assert!(link.contains(&format!("{}/25", plugin.ip(50))), "{link}");
     // Parts of one lease reach each other through the host.
     plugin.must_ping("a", &plugin.ip(200));

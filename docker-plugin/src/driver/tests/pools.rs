@@ -191,3 +191,21 @@ async fn a_bridge_left_over_does_not_stand_in_the_way() {
     assert_eq!(host.kernel().bridges.len(), 1, "the fault did not strike");
     assert_eq!(docker_asks(&host).await, (Ok("10.5.72.2/24".to_owned()), 1));
 }
+
+// Docker fails a container when a route of one network covers an address of the next, or is there twice.
+#[tokio::test]
+async fn a_container_may_join_several_parts_of_the_lease() {
+    let host = Host::new(V4);
+    host.network(N1, "10.5.72.0/25").await.unwrap();
+    host.network(N2, "10.5.72.128/25").await.unwrap();
+    host.endpoint(N1, E1, "10.5.72.2/25", "").await.unwrap();
+    host.endpoint(N2, E2, "10.5.72.130/25", "").await.unwrap();
+    let first = host.join_in(N1, E1, "/netns/a").await.unwrap().static_routes;
+    assert_eq!(first.len(), 8);
+    let lease: ipnet::IpNet = "10.5.72.0/24".parse().unwrap();
+    assert!(first.iter().all(|r| !overlap(&r.destination.parse().unwrap(), &lease)), "{first:?}");
+    assert_eq!(host.join_in(N2, E2, "/netns/a").await.unwrap().static_routes, []);
+    // Another container has its own.
+    host.endpoint(N2, E3, "10.5.72.131/25", "").await.unwrap();
+    assert_eq!(host.join_in(N2, E3, "/netns/b").await.unwrap().static_routes.len(), 8);
+}
