@@ -81,12 +81,16 @@ mod tests {
 
     #[test]
     fn hosts_leave_out_network_and_broadcast() {
-        let range = |text: &str| hosts(&net(text)).map(|(a, b)| (from_number(a, &net(text)), from_number(b, &net(text))));
+        let range =
+            |text: &str| hosts(&net(text)).map(|(a, b)| (from_number(a, &net(text)), from_number(b, &net(text))));
         assert_eq!(range("10.5.72.0/24"), Some(("10.5.72.1".parse().unwrap(), "10.5.72.254".parse().unwrap())));
         assert_eq!(range("10.5.72.4/30"), Some(("10.5.72.5".parse().unwrap(), "10.5.72.6".parse().unwrap())));
         assert_eq!(range("10.5.72.4/31"), None);
         assert_eq!(range("0.0.0.0/32"), None);
-        assert_eq!(range("fd00::/64"), Some(("fd00::1".parse().unwrap(), "fd00::ffff:ffff:ffff:ffff".parse().unwrap())));
+        assert_eq!(
+            range("fd00::/64"),
+            Some(("fd00::1".parse().unwrap(), "fd00::ffff:ffff:ffff:ffff".parse().unwrap()))
+        );
     }
 
     #[test]

@@ -90,8 +90,7 @@ impl SubnetFile {
 mod tests {
     use super::*;
 
-    const ENV: &str =
-        "FLANNEL_NETWORK=10.5.0.0/16\nFLANNEL_SUBNET=10.5.72.1/24\nFLANNEL_IPV6_NETWORK=fd00:5::/48\n\
+    const ENV: &str = "FLANNEL_NETWORK=10.5.0.0/16\nFLANNEL_SUBNET=10.5.72.1/24\nFLANNEL_IPV6_NETWORK=fd00:5::/48\n\
          FLANNEL_IPV6_SUBNET=fd00:5:0:2e::1/64\nFLANNEL_MTU=1450\nFLANNEL_IPMASQ=true\n";
 
     fn net(text: &str) -> IpNet {

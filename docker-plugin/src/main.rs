@@ -36,7 +36,12 @@ fn main() -> ExitCode {
         return ExitCode::SUCCESS;
     }
     let level = if opts.verbosity > 0 { Level::DEBUG } else { Level::INFO };
-    tracing_subscriber::fmt().with_max_level(level).with_writer(std::io::stderr).with_target(false).with_ansi(false).init();
+    tracing_subscriber::fmt()
+        .with_max_level(level)
+        .with_writer(std::io::stderr)
+        .with_target(false)
+        .with_ansi(false)
+        .init();
     if let [word, ..] = left.words.as_slice() {
         error!("{word:?} is no flag: write -NAME=VALUE");
         return ExitCode::from(USAGE);

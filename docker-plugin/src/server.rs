@@ -81,7 +81,9 @@ pub fn router<L: Links>(driver: Arc<Driver<L>>, calls: &TaskTracker) -> Router {
         .call("IpamDriver.RequestAddress", Role::Ipam, |d, r| async move { d.request_address(r).await })
         .call("IpamDriver.ReleaseAddress", Role::Ipam, |d, r| async move { d.release_address(r).await })
         .router
-        .fallback(|uri: axum::http::Uri| async move { refuse(StatusCode::NOT_FOUND, &format!("no method {}", uri.path())) })
+        .fallback(
+            |uri: axum::http::Uri| async move { refuse(StatusCode::NOT_FOUND, &format!("no method {}", uri.path())) },
+        )
         .method_not_allowed_fallback(|| async { refuse(StatusCode::METHOD_NOT_ALLOWED, "methods are called by POST") })
 }
 

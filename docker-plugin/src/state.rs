@@ -97,7 +97,13 @@ mod mac_text {
 
 impl State {
     fn new() -> Self {
-        Self { version: VERSION, salt: fastrand::u32(..), next_pool: 1, pools: BTreeMap::new(), networks: BTreeMap::new() }
+        Self {
+            version: VERSION,
+            salt: fastrand::u32(..),
+            next_pool: 1,
+            pools: BTreeMap::new(),
+            networks: BTreeMap::new(),
+        }
     }
 
     /// A PoolID that was never used before: were it made from the range, a late release for a deleted network could
@@ -129,7 +135,10 @@ impl Store {
     /// Reads the state in `dir`, which is made if need be and belongs to this process from now on.
     pub fn open(dir: &Path) -> Result<Self, Error> {
         let failed = |path: &Path, e: &dyn std::fmt::Display| {
-            Error::State(format!("{}: {e}; make it readable and writable, or name another place with -state-dir", path.display()))
+            Error::State(format!(
+                "{}: {e}; make it readable and writable, or name another place with -state-dir",
+                path.display()
+            ))
         };
         fs::create_dir_all(dir).map_err(|e| failed(dir, &e))?;
         let lock_path = dir.join("lock");

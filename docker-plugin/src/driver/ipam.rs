@@ -46,9 +46,10 @@ pub(super) struct Claim {
 /// All ranges of networks and pools.
 pub(super) fn claims(state: &State) -> Vec<Claim> {
     let pools = state.pools.values().map(|p| Claim { subnet: p.subnet, network: p.network.clone() });
-    let networks = state.networks.iter().flat_map(|(id, n)| {
-        n.subnets.iter().map(|s| Claim { subnet: s.pool, network: Some(id.clone()) })
-    });
+    let networks = state
+        .networks
+        .iter()
+        .flat_map(|(id, n)| n.subnets.iter().map(|s| Claim { subnet: s.pool, network: Some(id.clone()) }));
     networks.chain(pools).collect()
 }
 
@@ -299,10 +300,8 @@ fn parse_name_servers(resolv_conf: &str) -> Vec<IpAddr> {
 }
 
 fn read_net(what: &str, text: &str) -> Result<Option<IpNet>, Error> {
-    let bad = || Error::Request {
-        what: format!("{what} {text:?}"),
-        reason: "is no range, as 10.5.72.0/25 is".to_owned(),
-    };
+    let bad =
+        || Error::Request { what: format!("{what} {text:?}"), reason: "is no range, as 10.5.72.0/25 is".to_owned() };
     match text {
         "" => Ok(None),
         text => {

@@ -173,7 +173,8 @@ impl<L: Links> Driver<L> {
         }
         let plain = format!("docker network create -d {} {options}--subnet {part} NAME", self.name);
         let whole = options.is_empty() && part == side.subnet;
-        let ipam = if whole { self.create_command("") } else { self.create_command(&format!("{options}--subnet {part} ")) };
+        let ipam =
+            if whole { self.create_command("") } else { self.create_command(&format!("{options}--subnet {part} ")) };
         Error::ForeignPool { pool, lease: side.subnet, ipam, plain }
     }
 
@@ -184,9 +185,9 @@ impl<L: Links> Driver<L> {
                 // The pool Docker asked us for on behalf of this very network.
                 c.network.is_none() && c.subnet == subnet.pool && network.address_space == self.address_space()
             };
-            let other = claims(state).into_iter().find(|c| {
-                c.network.as_deref() != Some(id) && overlap(&c.subnet, &subnet.pool) && !own(c)
-            });
+            let other = claims(state)
+                .into_iter()
+                .find(|c| c.network.as_deref() != Some(id) && overlap(&c.subnet, &subnet.pool) && !own(c));
             if let (Some(claim), Some(side)) = (other, lease.side_of(&subnet.pool)) {
                 return Err(self.taken(state, subnet.pool, side, &claim));
             }

@@ -88,7 +88,12 @@ impl Host {
         self.create_with(id, json!({}), &[(space, pool, gateway)]).await
     }
 
-    async fn create_with(&self, id: &str, options: serde_json::Value, data: &[(&str, &str, &str)]) -> Result<(), Error> {
+    async fn create_with(
+        &self,
+        id: &str,
+        options: serde_json::Value,
+        data: &[(&str, &str, &str)],
+    ) -> Result<(), Error> {
         let family = |v6: bool| {
             let of_family = data.iter().filter(|(_, pool, _)| pool.contains(':') == v6);
             let items = of_family.map(|(s, p, g)| json!({"AddressSpace": s, "Pool": p, "Gateway": g}));
@@ -201,7 +206,8 @@ async fn an_answer_never_repeats_what_docker_decided() {
 async fn options_are_heeded_or_refused() {
     let host = Host::new(V4);
     let data = [("LocalDefault", "10.5.72.0/24", "10.5.72.254/24")];
-    let mtu = |value: serde_json::Value| json!({"com.docker.network.generic": {"com.docker.network.driver.mtu": value}});
+    let mtu =
+        |value: serde_json::Value| json!({"com.docker.network.generic": {"com.docker.network.driver.mtu": value}});
     for bad in [json!("big"), json!("67"), json!("65536"), json!("")] {
         let error = host.create_with(N1, mtu(bad.clone()), &data).await.unwrap_err().to_string();
         assert!(error.starts_with("option com.docker.network.driver.mtu="), "{bad}: {error}");

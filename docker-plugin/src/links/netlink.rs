@@ -166,8 +166,7 @@ impl Links for Netlink {
     async fn owned(&self) -> Result<Vec<Owned>, LinkError> {
         let links = self.handle.link().get().execute().try_collect::<Vec<_>>().await;
         let links = links.map_err(|e| Refusal::of(&e).error("listing interfaces".to_owned()))?;
-        let bridges: Vec<u32> =
-            links.iter().filter(|l| alias(l) == Some(&self.mark)).map(|l| l.header.index).collect();
+        let bridges: Vec<u32> = links.iter().filter(|l| alias(l) == Some(&self.mark)).map(|l| l.header.index).collect();
         let owned = links.iter().filter_map(|link| {
             let name = attribute(link, |a| match a {
                 LinkAttribute::IfName(name) => Some(name),

@@ -13,8 +13,7 @@ use crate::lease::SubnetFile;
 use crate::links::fake::FakeLinks;
 use crate::state::Store;
 
-const ENV: &str =
-    "FLANNEL_NETWORK=10.5.0.0/16\nFLANNEL_SUBNET=10.5.72.1/24\nFLANNEL_MTU=1450\nFLANNEL_IPMASQ=false\n";
+const ENV: &str = "FLANNEL_NETWORK=10.5.0.0/16\nFLANNEL_SUBNET=10.5.72.1/24\nFLANNEL_MTU=1450\nFLANNEL_IPMASQ=false\n";
 
 struct Plugin {
     _dir: tempfile::TempDir,

@@ -5,7 +5,7 @@ use std::io::{Read as _, Write as _};
 use std::net::{SocketAddr, TcpStream};
 use std::time::Duration;
 
-use crate::support::{Plugin, eventually, refused, run, sh};
+use crate::support::{Plugin, Remote, eventually, refused, run, sh};
 
 /// A page of a published port.
 fn page(address: &str) -> Option<String> {
@@ -91,12 +91,16 @@ fn internal_networks_stay_inside_flannel() {
     plugin.must_run("out", "c", &[]);
     plugin.must_run("bridge", "stranger", &[]);
     plugin.must_ping("a", &plugin.named("b"));
-    plugin.must_ping("c", &plugin.inspect("a", "in", "IPAddress"));
     let routes = plugin.exec("a", &["ip", "route"]).stdout;
     assert!(!routes.contains("default") && !routes.contains("eth1"), "{routes}");
+    let (inside, outside) = (plugin.inspect("a", "in", "IPAddress"), plugin.inspect("c", "out", "IPAddress"));
+    let remote = Remote::new(&plugin);
+    assert!(remote.pings(&inside) && remote.pings(&outside), "another host does not get in\n{}", plugin.log());
+    plugin.must_ping("a", &remote.ip);
+    plugin.must_ping("c", &remote.ip);
     // Docker's own bridge is let out to anywhere by Docker's rules; here too, but for the internal network.
-    plugin.must_ping("stranger", &plugin.inspect("c", "out", "IPAddress"));
-    assert!(!plugin.pings("stranger", &plugin.inspect("a", "in", "IPAddress")), "a stranger got in");
+    plugin.must_ping("stranger", &outside);
+    assert!(!plugin.pings("stranger", &inside), "a stranger got in");
     for name in ["a", "b", "c"] {
         plugin.remove_container(name);
     }

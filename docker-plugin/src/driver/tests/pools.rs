@@ -137,10 +137,13 @@ async fn docker_asks(host: &Host) -> (Result<String, Error>, usize) {
     panic!("Docker would ask for ever");
 }
 
+/// Destination and device.
+type Route = (&'static str, Option<&'static str>);
+
 #[tokio::test]
 async fn routes_of_the_host_never_make_docker_ask_for_ever() {
     let whole = "10.5.72.2/24";
-    let cases: [(&[(&str, Option<&str>)], Result<&str, &str>); 7] = [
+    let cases: [(&[Route], Result<&str, &str>); 7] = [
         (&[], Ok(whole)),
         (&[("10.5.73.0/24", Some("flannel.1")), ("172.17.0.0/16", Some("docker0"))], Ok(whole)),
         // udp as upstream has it: the whole network leads into the tunnel.
