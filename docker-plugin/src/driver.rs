@@ -13,11 +13,13 @@
 //! goes at the next start. What is made is made first and remembered after, for the same reason.
 
 use std::collections::{BTreeSet, HashMap};
-use std::sync::Mutex;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use tokio::time::Instant;
 use tracing::{info, warn};
 
+use crate::engine::Engine;
 use crate::error::{Error, short};
 use crate::firewall::{Bridge, Guard, RuleSet};
 use crate::lease::{Lease, SubnetFile};
@@ -31,6 +33,10 @@ mod network;
 #[cfg(test)]
 mod tests;
 
+/// How long Docker may take from its first question about a network to knowing it itself. A pool that no network came
+/// for in that time is free again: its `docker network create` failed within Docker.
+const IN_THE_MAKING: Duration = Duration::from_secs(60);
+
 /// What the driver is told at start.
 #[derive(Debug)]
 pub struct Settings {
@@ -38,6 +44,8 @@ pub struct Settings {
     pub name: String,
     /// Where the lease is.
     pub subnet_file: SubnetFile,
+    /// The Docker that calls.
+    pub engine: Engine,
 }
 
 /// Networks, endpoints and pools over a kernel `L`.
@@ -45,27 +53,29 @@ pub struct Settings {
 pub struct Driver<L> {
     name: String,
     subnet_file: SubnetFile,
+    engine: Engine,
     store: Store,
     links: L,
     guard: Guard,
     /// Held while bridges come and go.
     bridges: tokio::sync::Mutex<()>,
-    /// When pools without a network were handed out.
-    pending: Mutex<HashMap<String, Instant>>,
+    /// When pools and networks were made, by ID, as far as that was in this process.
+    born: Mutex<HashMap<String, Instant>>,
 }
 
 impl<L: Links> Driver<L> {
     /// A driver that goes on where `store` left off; see [`Driver::restore`].
     pub fn new(settings: Settings, store: Store, links: L, guard: Guard) -> Self {
-        let Settings { name, subnet_file } = settings;
+        let Settings { name, subnet_file, engine } = settings;
         Self {
             name,
             subnet_file,
+            engine,
             store,
             links,
             guard,
             bridges: tokio::sync::Mutex::default(),
-            pending: Mutex::default(),
+            born: Mutex::default(),
         }
     }
 
@@ -89,6 +99,7 @@ impl<L: Links> Driver<L> {
     pub async fn restore(&self) {
         let lease = self.subnet_file.read();
         let networks = self.store.read(|s| s.networks.keys().cloned().collect::<Vec<_>>());
+        self.forget_dead(networks.clone()).await;
         {
             let _held = self.bridges.lock().await;
             self.sweep().await;
@@ -139,6 +150,28 @@ impl<L: Links> Driver<L> {
                 warn!("{e}");
             }
         }
+    }
+
+    /// Gives up those of these networks that Docker removed while we were not there to hear it.
+    async fn forget_dead(&self, networks: Vec<String>) {
+        let now = Instant::now();
+        for network_id in networks {
+            // While Docker is still creating a network, it denies it.
+            if self.is_young(&network_id, now) || !self.engine.denies(&network_id).await {
+                continue;
+            }
+            info!("network {}: Docker has removed it without our hearing", short(&network_id));
+            self.remove_network(&network_id).await;
+        }
+    }
+
+    /// Whether a pool or network may still be in the making, within Docker or between us.
+    fn is_young(&self, id: &str, now: Instant) -> bool {
+        self.born().get(id).is_some_and(|since| now.duration_since(*since) < IN_THE_MAKING)
+    }
+
+    fn born(&self) -> MutexGuard<'_, HashMap<String, Instant>> {
+        self.born.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Makes a network's bridge, and plugs its cables in again where they lost it. The lock on bridges must be held.

@@ -10,8 +10,6 @@
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
-use std::sync::PoisonError;
-use std::time::Duration;
 
 use ipnet::{IpNet, Ipv4Net};
 use tokio::time::Instant;
@@ -28,9 +26,6 @@ use crate::lease::Side;
 use crate::links::{HostRoute, Links};
 use crate::pool::Pool;
 use crate::state::State;
-
-/// After this long, a pool that no network came for is free again: its `docker network create` failed in Docker.
-const ABANDONED: Duration = Duration::from_secs(60);
 
 /// Where Docker reads name servers; the second is systemd-resolved's.
 const RESOLV_CONF: [&str; 2] = ["/etc/resolv.conf", "/run/systemd/resolve/resolv.conf"];
@@ -84,6 +79,7 @@ impl<L: Links> Driver<L> {
         if let Some(pool) = asked.filter(|p| !side.subnet.contains(p)) {
             return Err(self.foreign(pool, side, &lease));
         }
+        self.make_room(asked.unwrap_or(side.subnet)).await;
         let routes = if v6 {
             Vec::new()
         } else {
@@ -124,14 +120,14 @@ impl<L: Links> Driver<L> {
             Ok(PoolGiven { pool_id, pool: shown.to_string(), data })
         };
         let given = self.store.change(add, |s, given| drop(s.pools.remove(&given.pool_id))).await?;
-        self.pending().insert(given.pool_id.clone(), now);
+        self.born().insert(given.pool_id.clone(), now);
         info!("{}: {} of lease {}", given.pool_id, given.data.get(GATEWAY).unwrap_or(&given.pool), side.subnet);
         Ok(given)
     }
 
     /// Takes the pool back.
     pub async fn release_pool(&self, request: ReleasePool) -> Result<Empty, Error> {
-        self.pending().remove(&request.pool_id);
+        self.born().remove(&request.pool_id);
         self.store.forget(|s| drop(s.pools.remove(&request.pool_id))).await;
         Ok(Empty {})
     }
@@ -182,10 +178,9 @@ impl<L: Links> Driver<L> {
 
     /// Pools that overlap `wanted` and that no network came for.
     fn abandoned(&self, state: &State, wanted: IpNet, now: Instant) -> Vec<String> {
-        let pending = self.pending();
-        let old = |id: &String| pending.get(id).is_none_or(|since| now.duration_since(*since) >= ABANDONED);
         let left = state.pools.iter().filter(|(id, pool)| {
-            pool.network.is_none() && overlap(&pool.subnet, &wanted) && (pool.is_unused() || old(id))
+            let unclaimed = pool.network.is_none() && overlap(&pool.subnet, &wanted);
+            unclaimed && (pool.is_unused() || !self.is_young(id, now))
         });
         left.map(|(id, _)| id.clone()).collect()
     }
@@ -268,10 +263,6 @@ impl<L: Links> Driver<L> {
             None => format!("remove that route (\"ip route show {net}\"), the lease belongs to Docker's networks"),
         };
         Error::Taken { wanted, lease: side.subnet, pool: net, owner: format!("{device} of this host"), remedy }
-    }
-
-    fn pending(&self) -> std::sync::MutexGuard<'_, std::collections::HashMap<String, Instant>> {
-        self.pending.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

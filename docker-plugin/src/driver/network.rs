@@ -1,6 +1,9 @@
 //! CreateNetwork and DeleteNetwork.
 
+use std::collections::BTreeSet;
+
 use ipnet::IpNet;
+use tokio::time::Instant;
 use tracing::{info, warn};
 
 use super::ipam::claims;
@@ -32,6 +35,9 @@ impl<L: Links> Driver<L> {
         let lease = self.subnet_file.read()?;
         let network = self.read_network(&request, &lease)?;
         let bridge = names::bridge(id)?;
+        for subnet in &network.subnets {
+            self.make_room(subnet.pool).await;
+        }
 
         let _held = self.bridges.lock().await;
         self.store.read(|s| self.check_free(s, id, &network, &lease))?;
@@ -47,6 +53,7 @@ impl<L: Links> Driver<L> {
                     pool.network = None;
                 }
             };
+            self.born().insert(id.clone(), Instant::now());
             done = self.store.change(add, undo).await.map(|_| ());
         }
         if let Err(e) = done {
@@ -65,16 +72,21 @@ impl<L: Links> Driver<L> {
 
     /// Forgets the network and removes its bridge. Docker has forgotten it already, whatever we answer.
     pub async fn delete_network(&self, request: DeleteNetwork) -> Result<Empty, Error> {
-        let id = &request.network_id;
+        self.remove_network(&request.network_id).await;
+        Ok(Empty {})
+    }
+
+    pub(super) async fn remove_network(&self, id: &str) {
         let _held = self.bridges.lock().await;
+        self.born().remove(id);
         let known = self
             .store
             .forget(|s| {
-                s.pools.retain(|_, pool| pool.network.as_ref() != Some(id));
+                s.pools.retain(|_, pool| pool.network.as_deref() != Some(id));
                 s.networks.remove(id)
             })
             .await;
-        let Some(network) = known else { return Ok(Empty {}) };
+        let Some(network) = known else { return };
         let cables = network.endpoints.keys().filter_map(|e| names::host_end(e).ok());
         for device in cables.chain(names::bridge(id)) {
             if let Err(e) = self.links.remove(&device).await {
@@ -83,7 +95,13 @@ impl<L: Links> Driver<L> {
         }
         info!("network {}: removed", short(id));
         self.order_rules().await;
-        Ok(Empty {})
+    }
+
+    /// Asks Docker about networks that have a part of `wanted`, and gives up those it does not have any more.
+    pub(super) async fn make_room(&self, wanted: IpNet) {
+        let claims = self.store.read(claims).into_iter().filter(|c| overlap(&c.subnet, &wanted));
+        let networks: BTreeSet<_> = claims.filter_map(|c| c.network).collect();
+        self.forget_dead(networks.into_iter().collect()).await;
     }
 
     /// Checks the request by itself and against the lease.

@@ -143,7 +143,11 @@ impl Host {
 }
 
 fn start(dir: &Path, firewall: &FakeFirewall, kernel: Interfaces) -> Driver<FakeLinks> {
-    let settings = Settings { name: "flannel".to_owned(), subnet_file: SubnetFile(env_path(dir)) };
+    let settings = Settings {
+        name: "flannel".to_owned(),
+        subnet_file: SubnetFile(env_path(dir)),
+        engine: Engine::at(dir.join("docker.sock")),
+    };
     let links = FakeLinks::default();
     *links.interfaces() = kernel;
     Driver::new(settings, Store::open(&dir.join("state")).unwrap(), links, Guard::start(firewall.clone()))

@@ -54,6 +54,21 @@ fn makes_bridges_and_rules_again() {
     plugin.must_ping("c", &plugin.ip(1));
 }
 
+// Docker removes a network whose plugin is down, and nobody hears of it.
+#[test]
+fn a_network_removed_in_its_absence_frees_the_lease() {
+    let mut plugin = Plugin::start();
+    let id = plugin.network(&[], "net");
+    plugin.end("-KILL");
+    plugin.remove_network("net");
+    plugin.launch();
+    let second = plugin.network(&[], "again");
+    plugin.must_run("again", "a", &[]);
+    plugin.must_ping("a", &plugin.ip(1));
+    assert_ne!(id, second);
+    assert_eq!(plugin.leftovers(&[]).iter().filter(|l| l.contains(&id)).count(), 0, "{:?}", plugin.leftovers(&[]));
+}
+
 #[test]
 fn one_socket_and_one_state_have_one_plugin() {
     let plugin = Plugin::start();

@@ -106,7 +106,7 @@ async fn a_pool_whose_network_never_came_is_free_again() {
     host.gateway(&lost.pool_id).await.unwrap();
     let error = host.pool("").await.unwrap_err().to_string();
     assert!(error.contains("belongs to a network that is being created; try again when that is done"), "{error}");
-    tokio::time::advance(std::time::Duration::from_secs(61)).await;
+    tokio::time::advance(Duration::from_secs(61)).await;
     host.network(N1, "").await.unwrap();
 }
 
