@@ -59,8 +59,15 @@ pub struct Driver<L> {
     guard: Guard,
     /// Held while bridges come and go.
     bridges: tokio::sync::Mutex<()>,
-    /// When pools and networks were made, by ID, as far as that was in this process.
-    born: Mutex<HashMap<String, Instant>>,
+    /// Of pools and networks, by ID, as far as they were made in this process.
+    born: Mutex<HashMap<String, Birth>>,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Birth {
+    at: Instant,
+    /// A pool that was ours to choose: Docker may refuse it by asking again.
+    our_choice: bool,
 }
 
 impl<L: Links> Driver<L> {
@@ -99,7 +106,6 @@ impl<L: Links> Driver<L> {
     pub async fn restore(&self) {
         let lease = self.subnet_file.read();
         let networks = self.store.read(|s| s.networks.keys().cloned().collect::<Vec<_>>());
-        self.forget_dead(networks.clone()).await;
         {
             let _held = self.bridges.lock().await;
             self.sweep().await;
@@ -114,7 +120,12 @@ impl<L: Links> Driver<L> {
                 warn!("{e}");
                 continue;
             }
-            match self.ensure_network(id, &network).await {
+            let mut done = self.ensure_network(id, &network).await;
+            if done.is_ok() {
+                // Cables that lost their bridge before we came.
+                done = self.replug(id, &network).await;
+            }
+            match done {
                 Ok(()) => restored += 1,
                 Err(e) => warn!("network {}: {e}", short(id)),
             }
@@ -124,6 +135,8 @@ impl<L: Links> Driver<L> {
         }
         // Also without networks: rules may be left over.
         self.order_rules().await;
+        // Last, since at boot Docker waits for us and does not answer.
+        self.forget_dead(networks).await;
     }
 
     /// Removes devices of ours that belong to nothing we know. A bridge left over would keep its route, and Docker
@@ -167,19 +180,26 @@ impl<L: Links> Driver<L> {
 
     /// Whether a pool or network may still be in the making, within Docker or between us.
     fn is_young(&self, id: &str, now: Instant) -> bool {
-        self.born().get(id).is_some_and(|since| now.duration_since(*since) < IN_THE_MAKING)
+        self.born().get(id).is_some_and(|birth| now.duration_since(birth.at) < IN_THE_MAKING)
     }
 
-    fn born(&self) -> MutexGuard<'_, HashMap<String, Instant>> {
+    fn born(&self) -> MutexGuard<'_, HashMap<String, Birth>> {
         self.born.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Makes a network's bridge, and plugs its cables in again where they lost it. The lock on bridges must be held.
+    /// Makes a network's bridge fit, and plugs its cables in again if it had to be made anew. The lock on bridges must
+    /// be held.
     async fn ensure_network(&self, id: &str, network: &Network) -> Result<(), Error> {
-        let spec = bridge_spec(id, network)?;
-        self.links.ensure_bridge(&spec).await?;
+        if self.links.ensure_bridge(&bridge_spec(id, network)?).await? {
+            self.replug(id, network).await?;
+        }
+        Ok(())
+    }
+
+    async fn replug(&self, id: &str, network: &Network) -> Result<(), Error> {
+        let bridge = names::bridge(id)?;
         for endpoint in network.endpoints.keys() {
-            self.links.replug(&names::host_end(endpoint)?, &spec.name).await?;
+            self.links.replug(&names::host_end(endpoint)?, &bridge).await?;
         }
         Ok(())
     }

@@ -15,7 +15,7 @@ use ipnet::{IpNet, Ipv4Net};
 use tokio::time::Instant;
 use tracing::{debug, info, warn};
 
-use super::Driver;
+use super::{Birth, Driver};
 use crate::address::{free_part, overlap};
 use crate::api::Empty;
 use crate::api::ipam::{
@@ -90,15 +90,15 @@ impl<L: Links> Driver<L> {
         };
         let now = Instant::now();
         let add = |s: &mut State| {
-            let abandoned = self.abandoned(s, side.subnet, now);
-            let refused_before = asked.is_none() && abandoned.iter().any(|id| s.pools[id].is_unused());
+            let refused = if asked.is_none() { self.refused(s, side.subnet) } else { Vec::new() };
+            let abandoned: Vec<_> = self.abandoned(s, now).into_iter().chain(refused.iter().cloned()).collect();
             let mut claims = claims(s);
             claims.retain(|c| c.network.is_some() || !abandoned.iter().any(|id| s.pools[id].subnet == c.subnet));
             let mut choice = match asked {
                 Some(pool) => self.check_asked(s, pool, side, &claims, &routes)?,
                 None => self.choose(s, side, &claims, &routes)?,
             };
-            choice.unchecked |= refused_before && !v6;
+            choice.unchecked |= !refused.is_empty() && !v6;
             let range = range.unwrap_or(choice.subnet);
             if !choice.subnet.contains(&range) {
                 return Err(Error::RangeOutside { range, pool: choice.subnet });
@@ -120,7 +120,7 @@ impl<L: Links> Driver<L> {
             Ok(PoolGiven { pool_id, pool: shown.to_string(), data })
         };
         let given = self.store.change(add, |s, given| drop(s.pools.remove(&given.pool_id))).await?;
-        self.born().insert(given.pool_id.clone(), now);
+        self.born().insert(given.pool_id.clone(), Birth { at: now, our_choice: asked.is_none() });
         info!("{}: {} of lease {}", given.pool_id, given.data.get(GATEWAY).unwrap_or(&given.pool), side.subnet);
         Ok(given)
     }
@@ -176,11 +176,19 @@ impl<L: Links> Driver<L> {
         Ok(Empty {})
     }
 
-    /// Pools that overlap `wanted` and that no network came for.
-    fn abandoned(&self, state: &State, wanted: IpNet, now: Instant) -> Vec<String> {
+    /// Pools that no network came for.
+    fn abandoned(&self, state: &State, now: Instant) -> Vec<String> {
+        let left = state.pools.iter().filter(|(id, pool)| pool.network.is_none() && !self.is_young(id, now));
+        left.map(|(id, _)| id.clone()).collect()
+    }
+
+    /// Pools of the lease that were ours to choose and from which nothing was taken: that Docker asks again means
+    /// that it did not like them.
+    fn refused(&self, state: &State, lease: IpNet) -> Vec<String> {
+        let born = self.born();
+        let chosen = |id: &String| born.get(id).is_some_and(|birth| birth.our_choice);
         let left = state.pools.iter().filter(|(id, pool)| {
-            let unclaimed = pool.network.is_none() && overlap(&pool.subnet, &wanted);
-            unclaimed && (pool.is_unused() || !self.is_young(id, now))
+            pool.network.is_none() && pool.is_unused() && chosen(id) && overlap(&pool.subnet, &lease)
         });
         left.map(|(id, _)| id.clone()).collect()
     }

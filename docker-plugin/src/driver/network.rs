@@ -7,7 +7,7 @@ use tokio::time::Instant;
 use tracing::{info, warn};
 
 use super::ipam::claims;
-use super::{Driver, bridge_spec};
+use super::{Birth, Driver, bridge_spec};
 use crate::address::{free_part, overlap};
 use crate::api::network::{CreateNetwork, DeleteNetwork, IpamData};
 use crate::api::{Empty, Options};
@@ -39,9 +39,14 @@ impl<L: Links> Driver<L> {
             self.make_room(subnet.pool).await;
         }
 
-        let _held = self.bridges.lock().await;
+        let held = self.bridges.lock().await;
+        if self.store.read(|s| s.networks.contains_key(id)) {
+            // Said twice. Docker never gives an ID to another network.
+            return Ok(Empty {});
+        }
         self.store.read(|s| self.check_free(s, id, &network, &lease))?;
-        let mut done = self.links.ensure_bridge(&bridge_spec(id, &network)?).await.map_err(Error::from);
+        let made = self.links.ensure_bridge(&bridge_spec(id, &network)?).await;
+        let mut done = made.map(drop).map_err(Error::from);
         if done.is_ok() {
             let add = |s: &mut State| {
                 s.networks.insert(id.clone(), network.clone());
@@ -53,7 +58,7 @@ impl<L: Links> Driver<L> {
                     pool.network = None;
                 }
             };
-            self.born().insert(id.clone(), Instant::now());
+            self.born().insert(id.clone(), Birth { at: Instant::now(), our_choice: false });
             done = self.store.change(add, undo).await.map(|_| ());
         }
         if let Err(e) = done {
@@ -62,6 +67,7 @@ impl<L: Links> Driver<L> {
             }
             return Err(e);
         }
+        drop(held);
         let pools: Vec<_> = network.subnets.iter().map(|s| s.pool.to_string()).collect();
         let internal = if network.internal { ", internal" } else { "" };
         info!("network {}: {} on {bridge}, MTU {}{internal}", short(id), pools.join(" and "), network.mtu());
@@ -77,7 +83,7 @@ impl<L: Links> Driver<L> {
     }
 
     pub(super) async fn remove_network(&self, id: &str) {
-        let _held = self.bridges.lock().await;
+        let held = self.bridges.lock().await;
         self.born().remove(id);
         let known = self
             .store
@@ -93,6 +99,7 @@ impl<L: Links> Driver<L> {
                 warn!("{e}");
             }
         }
+        drop(held);
         info!("network {}: removed", short(id));
         self.order_rules().await;
     }

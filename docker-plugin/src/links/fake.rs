@@ -41,9 +41,9 @@ impl FakeLinks {
 }
 
 impl Links for FakeLinks {
-    async fn ensure_bridge(&self, spec: &BridgeSpec) -> Result<(), LinkError> {
-        self.change(format!("bridge {}", spec.name))?.bridges.insert(spec.name.clone(), spec.clone());
-        Ok(())
+    async fn ensure_bridge(&self, spec: &BridgeSpec) -> Result<bool, LinkError> {
+        let before = self.change(format!("bridge {}", spec.name))?.bridges.insert(spec.name.clone(), spec.clone());
+        Ok(before.is_none())
     }
 
     async fn make_cable(&self, spec: &CableSpec) -> Result<(), LinkError> {

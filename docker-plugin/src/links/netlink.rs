@@ -87,10 +87,12 @@ impl Drop for Netlink {
 }
 
 impl Links for Netlink {
-    async fn ensure_bridge(&self, spec: &BridgeSpec) -> Result<(), LinkError> {
+    async fn ensure_bridge(&self, spec: &BridgeSpec) -> Result<bool, LinkError> {
         let name = spec.name.as_str();
         let action = |what: &str| format!("{what} bridge {name}");
-        match self.link(name).await? {
+        let there = self.link(name).await?;
+        let is_new = there.is_none();
+        match there {
             Some(link) if kind(&link) == Some(&InfoKind::Bridge) => {}
             Some(_) => return Err(LinkError::NotOurs { name: name.to_owned() }),
             None => {
@@ -112,7 +114,8 @@ impl Links for Netlink {
             .build();
         let set = self.handle.link().set(message).execute().await;
         set.map_err(|e| Refusal::of(&e).error(action("setting up")))?;
-        self.ensure_addresses(index, spec).await
+        self.ensure_addresses(index, spec).await?;
+        Ok(is_new)
     }
 
     async fn make_cable(&self, spec: &CableSpec) -> Result<(), LinkError> {

@@ -107,11 +107,16 @@ impl Plugin {
 
     /// Starts the program and waits until it answers.
     pub(crate) fn launch(&mut self) {
+        self.launch_with("state");
+    }
+
+    /// Starts the program with a state of its own choice: one that knows nothing, in place of one that does.
+    pub(crate) fn launch_with(&mut self, state: &str) {
         let log = OpenOptions::new().create(true).append(true).open(self.path("log")).unwrap();
         let child = Command::new(env!("CARGO_BIN_EXE_flannel-docker"))
             .arg(format!("-socket={}", self.socket().display()))
             .arg(format!("-subnet-file={}", self.path("subnet.env").display()))
-            .arg(format!("-state-dir={}", self.path("state").display()))
+            .arg(format!("-state-dir={}", self.path(state).display()))
             .arg("-v=1")
             .stderr(log)
             .spawn()

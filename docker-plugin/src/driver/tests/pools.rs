@@ -212,3 +212,15 @@ async fn a_container_may_join_several_parts_of_the_lease() {
     host.endpoint(N2, E3, "10.5.72.131/25", "").await.unwrap();
     assert_eq!(host.join_in(N2, E3, "/netns/b").await.unwrap().static_routes.len(), 8);
 }
+
+#[tokio::test]
+async fn networks_created_at_the_same_time_do_not_take_each_others_pools() {
+    let host = Host::new(V4);
+    let low = host.pool("10.5.72.0/25").await.unwrap();
+    let high = host.pool("10.5.72.128/25").await.unwrap();
+    assert!(matches!(host.pool("").await, Err(Error::Taken { .. })));
+    assert!(matches!(host.pool("10.5.72.0/26").await, Err(Error::Taken { .. })));
+    let (low, high) = (host.gateway(&low.pool_id).await.unwrap(), host.gateway(&high.pool_id).await.unwrap());
+    host.create(N1, "flannel-local", "10.5.72.0/25", &low).await.unwrap();
+    host.create(N2, "flannel-local", "10.5.72.128/25", &high).await.unwrap();
+}
