@@ -45,6 +45,8 @@ pub struct HostRoute {
     pub destination: IpNet,
     /// The device, where there is one: not with `blackhole` and its like.
     pub device: Option<String>,
+    /// The kernel prefers the lowest among routes to one destination; that of a bridge's own range is 0.
+    pub metric: u32,
 }
 
 /// A device of ours that is there.

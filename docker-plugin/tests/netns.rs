@@ -179,16 +179,17 @@ fn sees_the_routes_docker_sees() {
     in_namespace(|| async {
         let links = Netlink::open("/state").unwrap();
         links.ensure_bridge(&bridge(&["10.5.72.1/24"], 1450)).await.unwrap();
-        sh("ip", &["route", "add", "blackhole", "10.6.0.0/16"]);
+        sh("ip", &["route", "add", "blackhole", "10.6.0.0/16", "metric", "70"]);
         sh("ip", &["route", "add", "default", "via", "10.5.72.9"]);
         sh("ip", &["route", "add", "10.7.0.0/16", "via", "10.5.72.9", "table", "100"]);
         let mut routes = links.routes().await.unwrap();
         routes.sort_by_key(|r| r.destination);
-        let is = |destination: &str, device: Option<&str>| HostRoute {
+        let is = |destination: &str, device: Option<&str>, metric| HostRoute {
             destination: destination.parse().unwrap(),
             device: device.map(str::to_owned),
+            metric,
         };
-        assert_eq!(routes, [is("10.5.72.0/24", Some("fl-111111111111")), is("10.6.0.0/16", None)]);
+        assert_eq!(routes, [is("10.5.72.0/24", Some("fl-111111111111"), 0), is("10.6.0.0/16", None, 70)]);
     });
 }
 

@@ -274,9 +274,14 @@ impl<L: Links> Driver<L> {
     }
 }
 
-/// Parts of the lease that a device of the host has, other than our own bridges.
+/// Parts of the lease that lead elsewhere than to our own bridges, and where.
 fn obstacles(side: Side, claims: &[Claim], routes: &[HostRoute]) -> Vec<(IpNet, String)> {
-    let inside = routes.iter().filter_map(|r| Some((r.destination, r.device.clone()?)));
+    let inside = routes.iter().filter_map(|r| match &r.device {
+        Some(device) => Some((r.destination, device.clone())),
+        // It was there before the bridge's own route, and so would win.
+        None if r.metric == 0 => Some((r.destination, "a blackhole route".to_owned())),
+        None => None,
+    });
     let foreign = inside.filter(|(net, _)| side.subnet.contains(net) && !claims.iter().any(|c| c.subnet == *net));
     foreign.collect()
 }

@@ -59,8 +59,8 @@ impl Host {
         self.driver.links.interfaces().clone()
     }
 
-    fn add_route(&self, destination: &str, device: Option<&str>) {
-        let route = HostRoute { destination: destination.parse().unwrap(), device: device.map(str::to_owned) };
+    fn add_route(&self, destination: &str, device: Option<&str>, metric: u32) {
+        let route = HostRoute { destination: destination.parse().unwrap(), device: device.map(str::to_owned), metric };
         self.driver.links.interfaces().routes.push(route);
     }
 

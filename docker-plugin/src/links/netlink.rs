@@ -197,7 +197,11 @@ impl Links for Netlink {
                 Some(index) => self.name_of(index).await?.or(Some(format!("interface {index}"))),
                 None => None,
             };
-            found.push(HostRoute { destination, device });
+            let metric = route.attributes.iter().find_map(|a| match a {
+                RouteAttribute::Priority(metric) => Some(*metric),
+                _ => None,
+            });
+            found.push(HostRoute { destination, device, metric: metric.unwrap_or(0) });
         }
         Ok(found)
     }

@@ -137,28 +137,29 @@ async fn docker_asks(host: &Host) -> (Result<String, Error>, usize) {
     panic!("Docker would ask for ever");
 }
 
-/// Destination and device.
-type Route = (&'static str, Option<&'static str>);
+/// Destination, device and metric.
+type Route = (&'static str, Option<&'static str>, u32);
 
 #[tokio::test]
 async fn routes_of_the_host_never_make_docker_ask_for_ever() {
     let whole = "10.5.72.2/24";
-    let cases: [(&[Route], Result<&str, &str>); 7] = [
+    let cases: [(&[Route], Result<&str, &str>); 8] = [
         (&[], Ok(whole)),
-        (&[("10.5.73.0/24", Some("flannel.1")), ("172.17.0.0/16", Some("docker0"))], Ok(whole)),
+        (&[("10.5.73.0/24", Some("flannel.1"), 0), ("172.17.0.0/16", Some("docker0"), 0)], Ok(whole)),
         // udp as upstream has it: the whole network leads into the tunnel.
-        (&[("10.5.0.0/16", Some("flannel0"))], Ok(whole)),
-        // -ip-blackhole-route
-        (&[("10.5.72.0/24", None)], Ok(whole)),
+        (&[("10.5.0.0/16", Some("flannel0"), 0)], Ok(whole)),
+        // -ip-blackhole-route, where it gives way to the bridge and where it does not.
+        (&[("10.5.72.0/24", None, 1000)], Ok(whole)),
+        (&[("10.5.72.0/24", None, 0)], Err("10.5.72.0/24 belongs to a blackhole route of this host")),
         // Docker's own bridge has a part.
-        (&[("10.5.72.0/26", Some("docker0"))], Ok("10.5.72.130/25")),
-        (&[("10.5.72.0/26", Some("docker0")), ("10.0.0.0/8", Some("tun0"))], Ok("10.5.72.130/25")),
-        (&[("10.5.72.0/24", Some("cni0"))], Err("10.5.72.0/24 belongs to cni0 of this host")),
+        (&[("10.5.72.0/26", Some("docker0"), 0)], Ok("10.5.72.130/25")),
+        (&[("10.5.72.0/26", Some("docker0"), 0), ("10.0.0.0/8", Some("tun0"), 0)], Ok("10.5.72.130/25")),
+        (&[("10.5.72.0/24", Some("cni0"), 0)], Err("10.5.72.0/24 belongs to cni0 of this host")),
     ];
     for (routes, expected) in cases {
         let host = Host::new(V4);
-        for (destination, device) in routes {
-            host.add_route(destination, *device);
+        for (destination, device, metric) in routes {
+            host.add_route(destination, *device, *metric);
         }
         let (answer, calls) = docker_asks(&host).await;
         assert_eq!(calls, 1, "{routes:?}");
