@@ -1,1 +1,3 @@
-//! Placeholder.
+//! Labs that prove flannel: hosts that are not there until a test makes them, and a real etcd between them.
+
+pub mod netns;

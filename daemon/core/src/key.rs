@@ -56,6 +56,24 @@ impl SubnetKey {
     }
 }
 
+/// The absolute key of `rest` under the user's prefix, as Go's `path.Join` makes it and so as upstream names its keys
+/// (contract, section 2.1): doubled and closing slashes go, `.` and `..` are resolved, no leading slash is added.
+pub fn etcd_key(prefix: &str, rest: &str) -> String {
+    let mut parts: Vec<&str> = Vec::new();
+    let rooted = prefix.starts_with('/');
+    for part in prefix.split('/').chain(rest.split('/')) {
+        match part {
+            "" | "." => {}
+            ".." if parts.last().is_some_and(|last| *last != "..") => {
+                parts.pop();
+            }
+            ".." if rooted => {}
+            part => parts.push(part),
+        }
+    }
+    format!("{}{}", if rooted { "/" } else { "" }, parts.join("/"))
+}
+
 /// `10.5.1.0-24` with a length of at most `longest`, on its own boundary.
 fn subnet<N: FromStr + Copy>(text: &str, longest: u8, is_base: impl Fn(N) -> bool) -> Option<N> {
     let (address, len) = text.rsplit_once('-')?;
@@ -111,6 +129,24 @@ mod tests {
             assert_eq!(SubnetKey::from_etcd_key(&format!("/coreos.com/network/subnets/{text}")), Ok(key));
         }
         assert_eq!(SubnetKey::from_etcd_key("subnets/x10.5.1.0-24"), "10.5.1.0-24".parse());
+    }
+
+    // parity: contract, section 2.1
+    #[test]
+    fn prefixes_are_cleaned_as_upstream_does() {
+        for (prefix, key) in [
+            ("/coreos.com/network", "/coreos.com/network/config"),
+            ("/coreos.com/network/", "/coreos.com/network/config"),
+            ("coreos.com/network", "coreos.com/network/config"),
+            ("//a//b", "/a/b/config"),
+            ("", "config"),
+            ("/", "/config"),
+            ("/a/../b/./c", "/b/c/config"),
+            ("/../a", "/a/config"),
+            ("../a", "../a/config"),
+        ] {
+            assert_eq!(etcd_key(prefix, "config"), key, "{prefix:?}");
+        }
     }
 
     #[test]
