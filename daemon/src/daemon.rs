@@ -13,6 +13,7 @@ use flannel_core::subnet_env::{PreviousSubnets, Side, SubnetEnv};
 use tokio::sync::{Notify, mpsc};
 use tokio_util::sync::CancellationToken;
 
+use crate::backend::vxlan::MacFiles;
 use crate::backend::{self, Backend, Prepared};
 use crate::backoff::Backoff;
 use crate::docker_plugin;
@@ -85,7 +86,8 @@ async fn start(options: &Options, store: &EtcdStore) -> Result<Network, Error> {
     let previous = previous_subnets(options);
 
     // From here on the host is changed.
-    let mut prepared = backend::prepare(&kernel, &config, &backend_config, &uplink).await?;
+    let macs = MacFiles(options.state_dir.clone());
+    let mut prepared = backend::prepare(&kernel, &config, &backend_config, &uplink, &macs).await?;
     let attrs = prepared.attrs(&uplink);
     let held = acquire(store, &attrs, &config, &previous).await?;
     tracing::info!("lease {} {}", held.key, held.life);

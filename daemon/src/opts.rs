@@ -28,6 +28,8 @@ pub struct Options {
     resync_seconds: i64,
     healthz_ip: String,
     healthz_port: i64,
+    /// Where the daemon remembers what must outlive a reboot.
+    pub state_dir: PathBuf,
     /// Run `flannel-docker` beside the daemon.
     pub docker_plugin: bool,
     /// Log level: 0 is usual, more is more.
@@ -98,6 +100,7 @@ impl Default for Options {
             resync_seconds: 5,
             healthz_ip: "0.0.0.0".into(),
             healthz_port: 0,
+            state_dir: "/var/lib/flannel".into(),
             docker_plugin: false,
             verbosity: 0,
             version: false,
@@ -134,6 +137,7 @@ const TABLE: &[Flag<Options>] = &[
     Flag { name: "v", set: Set::Int(|o: &mut O, v| o.verbosity = v), default: "0", help: "log level: 0 events, 1 details, 4 everything" },
     Flag { name: "version", set: Set::Bool(|o: &mut O, v| o.version = v), default: "", help: "print the version and exit" },
     Flag { name: "docker-plugin", set: Set::Bool(|o: &mut O, v| o.docker_plugin = v), default: "", help: "run flannel-docker, the Docker network plugin, beside the daemon" },
+    Flag { name: "state-dir", set: Set::Text(|o: &mut O, v| o.state_dir = v.into()), default: "\"/var/lib/flannel\"", help: "directory for what must outlive a reboot (the VTEP's MAC)" },
     Flag { name: "log_backtrace_at", set: Set::Text(|_: &mut O, _| {}), default: "", help: "no effect (kept for upstream's command lines)" },
     Flag { name: "vmodule", set: Set::Text(|_: &mut O, _| {}), default: "", help: "no effect (kept for upstream's command lines)" },
     Flag { name: "kube-subnet-mgr", set: Set::Bool(|o: &mut O, v| if v { o.kubernetes.push("kube-subnet-mgr") }), default: "", help: "refused: this daemon keeps its leases in etcd" },

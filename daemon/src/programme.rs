@@ -172,6 +172,10 @@ impl<'a> Programme<'a> {
     /// Compares everything with the kernel and puts right what is not.
     async fn look(&mut self) {
         self.next_look = Instant::now() + LOOK;
+        match self.prepared.stands(&self.kernel).await {
+            Ok(stands) => self.device_in_doubt |= !stands,
+            Err(error) => tracing::warn!("{error}; trying again"),
+        }
         if self.device_in_doubt {
             match self.prepared.attach(&self.kernel, &self.config, self.own).await {
                 Ok(backend) => {

@@ -16,6 +16,11 @@ use tokio_util::sync::CancellationToken;
 /// Writes `subnet.env` so that a reader sees the old file or the new one, whole, also after a power cut. Mode 0644
 /// whatever the umask; directories are made with their parents. Contract, section 3.
 pub fn write_subnet_env(path: &Path, env: &SubnetEnv) -> std::io::Result<()> {
+    write_file(path, &env.render())
+}
+
+/// Writes a whole file in the place of an earlier one, in the same careful way.
+pub fn write_file(path: &Path, text: &str) -> std::io::Result<()> {
     let directory = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
     std::fs::create_dir_all(directory)?;
     let name = path.file_name().ok_or_else(|| std::io::Error::other("it names no file"))?;
@@ -23,7 +28,7 @@ pub fn write_subnet_env(path: &Path, env: &SubnetEnv) -> std::io::Result<()> {
     let write = || {
         let mut file = std::fs::File::create(&temporary)?;
         file.set_permissions(std::fs::Permissions::from_mode(0o644))?;
-        file.write_all(env.render().as_bytes())?;
+        file.write_all(text.as_bytes())?;
         file.sync_all()?;
         std::fs::rename(&temporary, path)?;
         std::fs::File::open(directory)?.sync_all()
