@@ -88,11 +88,11 @@ pub async fn prepare(
     config: &NetworkConfig,
     backend: &BackendConfig,
     uplink: &ExternalInterface,
-    macs: &vxlan::MacFiles,
+    vteps: vxlan::VtepOptions,
 ) -> Result<Prepared, Error> {
     Ok(match backend {
         BackendConfig::Vxlan(options) => {
-            Prepared::Vxlan(vxlan::Prepared::new(kernel, options, uplink, macs).await.map_err(setup("vxlan"))?)
+            Prepared::Vxlan(vxlan::Prepared::new(kernel, options, uplink, vteps).await.map_err(setup("vxlan"))?)
         }
         BackendConfig::HostGw => Prepared::HostGw(host_gw::HostGw::new(config, uplink)?),
         BackendConfig::Udp(options) => Prepared::Udp(udp::Prepared::new(options, uplink)?),

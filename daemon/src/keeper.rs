@@ -13,6 +13,7 @@ use tokio::sync::Notify;
 
 use crate::backoff::Backoff;
 use crate::error::Error;
+use crate::metrics::METRICS;
 use crate::subnet::store::{Life, SubnetStore};
 use crate::subnet::{Held, Kept, SubnetManager, TTL};
 
@@ -62,6 +63,7 @@ impl<'a, S: SubnetStore> Keeper<'a, S> {
             match self.manager.keep(self.key).await {
                 Ok(Kept::Ours(life)) => {
                     tracing::info!("lease {} is ours {life}", self.key);
+                    METRICS.renewals.inc();
                     self.renewal.renewed(now, until_next(life));
                 }
                 Ok(Kept::Foreign(holder)) => {
@@ -73,6 +75,7 @@ impl<'a, S: SubnetStore> Keeper<'a, S> {
                         "lease {} can't be renewed, it ends in {left} s: {error}; trying again in a minute",
                         self.key
                     );
+                    METRICS.renewal_failures.inc();
                     self.renewal.failed(now);
                 }
             }

@@ -9,9 +9,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use axum::http::StatusCode;
+use axum::http::header::CONTENT_TYPE;
 use axum::routing::any;
 use flannel_core::subnet_env::SubnetEnv;
 use tokio_util::sync::CancellationToken;
+
+use crate::metrics::{self, METRICS};
 
 /// Writes `subnet.env` so that a reader sees the old file or the new one, whole, also after a power cut. Mode 0644
 /// whatever the umask; directories are made with their parents. Contract, section 3.
@@ -49,6 +52,7 @@ impl Readiness {
     /// From now on it is, or is not.
     pub fn set(&self, ready: bool) {
         self.0.store(ready, Ordering::Relaxed);
+        METRICS.ready.set(usize::from(ready));
     }
 
     fn get(&self) -> bool {
@@ -56,7 +60,7 @@ impl Readiness {
     }
 }
 
-/// Serves `/healthz` and `/readyz` (contract, section 7) until the daemon ends.
+/// Serves `/healthz` and `/readyz` (contract, section 7) and `/metrics` until the daemon ends.
 pub async fn serve_health(
     listen: SocketAddr,
     readiness: Readiness,
@@ -71,8 +75,10 @@ pub async fn serve_health(
             (StatusCode::SERVICE_UNAVAILABLE, "flanneld is not ready yet")
         }
     };
-    let routes =
-        axum::Router::new().route("/healthz", any(|| async { "flanneld is running" })).route("/readyz", any(ready));
+    let routes = axum::Router::new()
+        .route("/healthz", any(|| async { "flanneld is running" }))
+        .route("/metrics", any(|| async { ([(CONTENT_TYPE, metrics::CONTENT_TYPE)], METRICS.render()) }))
+        .route("/readyz", any(ready));
     tokio::spawn(async move {
         let server = axum::serve(listener, routes).with_graceful_shutdown(shutdown.cancelled_owned());
         if let Err(error) = server.await {

@@ -20,7 +20,7 @@ use flannel_core::name::{IfName, Mac};
 use super::{Backend, Reach, base, host_gw};
 use crate::kernel::netlink::Netlink;
 use crate::kernel::vxlan::{MacPolicy, VxlanSpec};
-use crate::kernel::{Fault, KernelError, Scope};
+use crate::kernel::{Fault, KernelError, Scope, offload};
 use crate::ready;
 use crate::uplink::ExternalInterface;
 
@@ -62,25 +62,26 @@ pub struct Prepared {
     vteps: Vec<(Family, VxlanSpec)>,
     uplink: LinkIndex,
     direct_routing: bool,
+    tx_checksum: Option<bool>,
     made: Vec<(Family, LinkIndex)>,
 }
 
 impl Prepared {
     /// Makes or adopts the devices, because the lease needs their MAC addresses.
-    /// A device that is not there gets the MAC address of an earlier run, which `macs` remembers across reboots, so
+    /// A device that is not there gets the MAC address of an earlier run, which `host.macs` remembers across reboots, so
     /// that the other hosts need not learn a new one.
     pub async fn new(
         kernel: &Netlink,
         options: &Options,
         uplink: &ExternalInterface,
-        macs: &MacFiles,
+        host: VtepOptions,
     ) -> Result<Self, KernelError> {
         let v4 = uplink.v4.map(|a| (Family::V4, IpAddr::V4(a.public)));
         let v6 = uplink.v6.map(|a| (Family::V6, IpAddr::V6(a.public)));
         let mut vteps = Vec::new();
         for (family, local) in v4.into_iter().chain(v6) {
             let mut spec = spec(family, options, uplink, local)?;
-            let remembered = macs.read(&spec.name, local);
+            let remembered = host.macs.read(&spec.name, local);
             spec.mac = remembered.unwrap_or(spec.mac);
             let there = kernel.ensure_vxlan(&spec, MacPolicy::Adopt).await?.mac;
             if there != spec.mac {
@@ -88,11 +89,17 @@ impl Prepared {
                 spec.mac = there;
             }
             if remembered != Some(there) {
-                macs.write(&spec.name, local, there);
+                host.macs.write(&spec.name, local, there);
             }
             vteps.push((family, spec));
         }
-        Ok(Self { vteps, uplink: uplink.index, direct_routing: options.direct_routing, made: Vec::new() })
+        Ok(Self {
+            vteps,
+            uplink: uplink.index,
+            direct_routing: options.direct_routing,
+            tx_checksum: host.tx_checksum,
+            made: Vec::new(),
+        })
     }
 
     /// What the lease says about the VTEP of a family.
@@ -112,6 +119,9 @@ impl Prepared {
         for (family, spec) in &self.vteps {
             let device = kernel.ensure_vxlan(spec, MacPolicy::Insist).await?;
             accept_no_router_advertisements(&spec.name);
+            if let Some(on) = self.tx_checksum {
+                offload::set_tx_checksum(&spec.name, on).await?;
+            }
             for range in config.ranges().filter(|range| Family::of(&range.network) == *family) {
                 if let Some(subnet) = lease.net_like(&range.network) {
                     kernel.ensure_address(device.index, base(subnet), range.network).await?;
@@ -140,6 +150,15 @@ impl Prepared {
         }
         Ok(true)
     }
+}
+
+/// What a host's flags say about its VTEPs.
+#[derive(Debug, Clone)]
+pub struct VtepOptions {
+    /// Where their MAC addresses are remembered.
+    pub macs: MacFiles,
+    /// Switch their checksum offload on or off.
+    pub tx_checksum: Option<bool>,
 }
 
 /// Where MAC addresses outlive a reboot: a file for each device and public address. So a copied disk, whose host has

@@ -77,6 +77,31 @@ impl Netlink {
     }
 }
 
+/// Behind every other route: a bridge or device that has the subnet wins, also one that comes later.
+const BLACKHOLE_METRIC: u32 = 1 << 30;
+
+impl Netlink {
+    /// Makes packets to a subnet end here where no other route has them.
+    pub async fn ensure_blackhole(&self, subnet: IpNet) -> Result<(), KernelError> {
+        let mut message = match subnet {
+            IpNet::V4(net) => {
+                RouteMessageBuilder::<Ipv4Addr>::new().destination_prefix(net.addr(), net.prefix_len()).build()
+            }
+            IpNet::V6(net) => {
+                RouteMessageBuilder::<Ipv6Addr>::new().destination_prefix(net.addr(), net.prefix_len()).build()
+            }
+        };
+        message.header.protocol = RouteProtocol::Boot;
+        message.header.kind = RouteType::BlackHole;
+        message.attributes.push(RouteAttribute::Priority(BLACKHOLE_METRIC));
+        let put = self.handle.route().add(message).execute().await;
+        match put.map_err(refused(|| format!("put a blackhole route for {subnet}"))) {
+            Err(error) if error.fault == Fault::Exists => Ok(()),
+            other => other,
+        }
+    }
+}
+
 impl Kernel for Netlink {
     async fn put(&self, entry: &Entry) -> Result<(), KernelError> {
         let what = || format!("put {entry}");

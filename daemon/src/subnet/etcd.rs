@@ -18,6 +18,7 @@ use flannel_core::lease::{BadLease, LeaseAttrs};
 use futures_util::{Stream, StreamExt, stream};
 
 use super::store::{Expect, Life, News, Revision, StoreError, Stored, SubnetStore, Written};
+use crate::metrics::METRICS;
 use crate::opts::EtcdOptions;
 
 /// How long a connection may take to come up, and how long an answer may.
@@ -156,6 +157,7 @@ impl EtcdStore {
         match SubnetKey::from_etcd_key(&key) {
             Ok(key) => Some(key),
             Err(error) => {
+                METRICS.undecodable.inc();
                 if self.named.borrow_mut().insert(key.into_owned()) {
                     tracing::warn!("etcd key is skipped: {error}; delete it if nothing needs it");
                 }

@@ -12,6 +12,7 @@ use tokio::time::Instant;
 
 use super::store::{News, Revision, StoreError, Stored, SubnetStore};
 use crate::backoff::Backoff;
+use crate::metrics::METRICS;
 
 /// How often all leases are listed although nothing seems to be wrong: between half of this and all of it, so that
 /// hosts that started together don't ask together.
@@ -41,7 +42,10 @@ pub async fn follow<S: SubnetStore>(store: &S, updates: &mpsc::Sender<Update>) {
                 tracing::info!("etcd no longer has all changes since the last one seen: listing all leases again");
                 follower.revision = None;
             }
-            Err(error) => follower.complain(error),
+            Err(error) => {
+                METRICS.watch_restarts.inc();
+                follower.complain(error);
+            }
         }
         tokio::select! {
             () = backoff.pause() => {}
@@ -126,6 +130,7 @@ fn readable(stored: Stored) -> Option<Lease> {
     match attrs {
         Ok(attrs) => Some(Lease { key, attrs }),
         Err(bad) => {
+            METRICS.undecodable.inc();
             warn_unreadable(key, &bad.0);
             None
         }
