@@ -13,8 +13,8 @@ use flannel_core::subnet_env::{PreviousSubnets, Side, SubnetEnv};
 use tokio::sync::{Notify, mpsc};
 use tokio_util::sync::CancellationToken;
 
+use crate::backend;
 use crate::backend::vxlan::{MacFiles, VtepOptions};
-use crate::backend::{self, Backend, Prepared};
 use crate::backoff::Backoff;
 use crate::docker_plugin;
 use crate::error::Error;
