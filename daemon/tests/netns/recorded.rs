@@ -2,6 +2,7 @@
 //! lease, device, routes, neighbours, forwarding entries, rules.
 
 use std::collections::BTreeMap;
+use std::time::Instant;
 
 use ipnet::Ipv4Net;
 
@@ -153,9 +154,13 @@ fn alloc() {
 #[test]
 fn udp_routes_the_network_without_the_own_subnet() {
     lab(1, &plain("udp")).check(|lab| {
-        // Each time anew, and looked at in the moment the file is there.
+        // Each time anew, and looked at in the moment the file is there: a host called ready must have its routes.
         for _ in 0..5 {
-            let daemon = lab.host(1).up(FLANNELD, &[])?;
+            let daemon = lab.host(1).flanneld(FLANNELD).start()?;
+            let deadline = Instant::now() + SOON;
+            while !daemon.has_written() && Instant::now() < deadline {
+                std::thread::yield_now();
+            }
             let routes = lab.host(1).routes()?;
             let own = daemon.ready()?;
             let to_tun = |r: &String| {
