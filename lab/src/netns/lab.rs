@@ -165,5 +165,5 @@ fn plug(switch: &Namespace, namespace: &Namespace, port: &str, segment: Segment,
     namespace.ip(&format!("addr add {}/24 dev eth0", segment.address(last)))?;
     namespace.ip("link set eth0 up")?;
     namespace.ip(&format!("route add default via {}", segment.address(ROUTER)))?;
-    Ok(())
+    switch.port_forwards(port)
 }

@@ -14,7 +14,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
 use super::command::{output, words};
-use super::{Context, Result};
+use super::{Context, Error, Result, SOON, eventually};
 
 const PREFIX: &str = "fllab-";
 const DIRECTORY: &str = "/run/netns";
@@ -89,6 +89,15 @@ impl Namespace {
     /// `bridge ARGUMENTS` inside.
     pub fn bridge(&self, arguments: &str) -> Result<String> {
         output(Command::new("bridge").args(["-n", &self.name]).args(words(arguments)))
+    }
+
+    /// Waits until a port of a bridge passes frames on. A port just plugged in drops them until the kernel has noticed
+    /// its carrier, which takes up to a second on a busy machine, and then a first ARP request is lost.
+    pub fn port_forwards(&self, port: &str) -> Result<()> {
+        eventually(&format!("port {port} forwards"), SOON, || {
+            let state = self.bridge(&format!("link show dev {port}"))?;
+            if state.contains("state forwarding") { Ok(()) } else { Err(Error::new(state)) }
+        })
     }
 
     /// Sets `net/...` below `/proc/sys` inside: the kernel shows each thread the settings of its own namespace.
