@@ -104,6 +104,10 @@ async fn start(options: &Options, store: &EtcdStore) -> Result<Network, Error> {
     let held = acquire(store, &attrs, &config, &previous).await?;
     tracing::info!("lease {} {}", held.key, held.life);
     let backend = prepared.attach(&kernel, &config, held.key).await?;
+    let networks: Vec<_> = config.ranges().map(|range| range.network).collect();
+    if let Err(error) = kernel.remove_stale_vteps(&backend.scope().owned, &networks).await {
+        tracing::warn!("devices of an earlier run stay: {error}");
+    }
     let rules = Rules::set_up(options, &config, held.key).await?;
     let host = Host { kernel, config, prepared, backend, own: held.key, attrs, blackhole: options.blackhole };
     Ok(Network { host, rules, held })

@@ -172,7 +172,9 @@ impl<'a> Programme<'a> {
                 self.device_in_doubt |= scope.owned.contains(&index);
                 concerns(&index)
             }
-            Loss::Entry(index) => concerns(&index),
+            Loss::Route(index) => concerns(&index),
+            Loss::Neighbour(index) => scope.owned.contains(&index),
+            Loss::Stands(entry) => self.reconciler.is_contradicted_by(&entry),
             Loss::Unknown => {
                 self.device_in_doubt = true;
                 true

@@ -34,6 +34,11 @@ impl<K: Kernel> Reconciler<K> {
         Ok(())
     }
 
+    /// Whether this entry, which stands now, is in the place of another one of ours.
+    pub fn is_contradicted_by(&self, entry: &Entry) -> bool {
+        self.installed.holds_another(entry)
+    }
+
     /// Carries out the difference; says how many entries could not be put or removed.
     pub async fn run(&mut self, desired: &Table) -> usize {
         let plan = Plan::between(&self.installed, desired);

@@ -209,15 +209,21 @@ fn route_message(route: &Route) -> RouteMessage {
     message
 }
 
-/// A route that is ours by the scope; on a shared device only as we and upstream write them.
-fn route_entry(message: &RouteMessage, scope: &Scope) -> Option<Entry> {
-    let link = LinkIndex(output(message)?);
+/// A route of the main table, whosever it is; of no device (0) where it has none, as a blackhole.
+pub(super) fn read_route(message: &RouteMessage) -> Option<Route> {
     let route = Route {
         dst: destination(message)?,
         via: gateway(message),
-        link,
+        link: LinkIndex(output(message).unwrap_or(0)),
         onlink: message.header.flags.contains(RouteFlags::Onlink),
     };
+    (table(message) == u32::from(RouteHeader::RT_TABLE_MAIN)).then_some(route)
+}
+
+/// A route that is ours by the scope; on a shared device only as we and upstream write them.
+fn route_entry(message: &RouteMessage, scope: &Scope) -> Option<Entry> {
+    let route = read_route(message)?;
+    let link = route.link;
     let usual = message.header.kind == RouteType::Unicast && message.header.protocol != RouteProtocol::Kernel;
     let ours = scope.owned.contains(&link)
         || scope.shared.as_ref().is_some_and(|(shared, ranges)| {
@@ -232,10 +238,14 @@ fn route_entry(message: &RouteMessage, scope: &Scope) -> Option<Entry> {
 }
 
 fn neighbour_entry(message: &NeighbourMessage, scope: &Scope) -> Option<Entry> {
+    let ours = scope.owned.contains(&LinkIndex(message.header.ifindex));
+    let permanent = matches!(message.header.state, NeighbourState::Permanent);
+    read_neighbour(message).filter(|_| ours && permanent)
+}
+
+/// A neighbour or forwarding record, whosever it is.
+pub(super) fn read_neighbour(message: &NeighbourMessage) -> Option<Entry> {
     let link = LinkIndex(message.header.ifindex);
-    if !scope.owned.contains(&link) || !matches!(message.header.state, NeighbourState::Permanent) {
-        return None;
-    }
     let mac = message.attributes.iter().find_map(|a| match a {
         NeighbourAttribute::LinkLayerAddress(bytes) => Mac::from_slice(bytes),
         _ => None,

@@ -24,6 +24,7 @@ mod repair;
 mod restart;
 mod rules;
 mod support;
+mod switch;
 mod udp;
 mod udp_packets;
 mod uplink;
