@@ -15,6 +15,7 @@ mod claim;
 mod command_line;
 mod config;
 mod errors;
+mod expiry;
 mod health;
 mod outage;
 mod peers;
