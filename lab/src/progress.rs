@@ -1,0 +1,39 @@
+//! Telling a person what goes on: one line a step, with the seconds since the start.
+
+use std::time::{Duration, Instant};
+
+/// Set by the scripts that did something before: the seconds that passed already.
+pub const ELAPSED_VARIABLE: &str = "FLANNEL_LAB_ELAPSED";
+
+/// The clock of a run and its output.
+#[derive(Debug, Clone)]
+pub struct Progress {
+    begin: Instant,
+    before: Duration,
+}
+
+impl Progress {
+    /// Starts the clock at `before`.
+    #[must_use]
+    pub fn new(before: Duration) -> Self {
+        Self { begin: Instant::now(), before }
+    }
+
+    /// Starts the clock where the calling script's clock stands.
+    #[must_use]
+    pub fn from_environment() -> Self {
+        let before = std::env::var(ELAPSED_VARIABLE).ok().and_then(|text| text.parse().ok()).unwrap_or(0);
+        Self::new(Duration::from_secs(before))
+    }
+
+    /// The time since the start.
+    #[must_use]
+    pub fn elapsed(&self) -> Duration {
+        self.before + self.begin.elapsed()
+    }
+
+    /// Prints one line.
+    pub fn say(&self, text: impl std::fmt::Display) {
+        println!("[{:4}s] {text}", self.elapsed().as_secs());
+    }
+}
