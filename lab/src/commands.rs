@@ -24,7 +24,7 @@ const FILE_BYTES: u64 = 16 << 20;
 /// Takes the lab down; a lab that is not there is down.
 pub async fn down(args: &Args, progress: &Progress) -> Result<()> {
     let engine = Engine::connect().await?;
-    if lab::remove(&engine, &args.name).await? {
+    if progress.during("compose removes the lab", lab::remove(&engine, &args.name)).await? {
         progress.say(format_args!("lab {} removed: its containers, their volumes and its network", args.name));
     } else {
         progress.say(format_args!("lab {}: there is none", args.name));
@@ -81,7 +81,8 @@ async fn workloads(hosts: &[LabHost]) -> Result<Vec<Workload>> {
 async fn try_all(lab: &Lab, workloads: &[Workload], progress: &Progress) -> Result<()> {
     progress.say(format_args!("tries {} paths", crate::matrix::plan(workloads.len()).len()));
     let tried = async {
-        crate::matrix::settle(workloads, std::time::Duration::from_secs(15)).await?;
+        let settled = crate::matrix::settle(workloads, std::time::Duration::from_secs(15));
+        progress.during("waits until all hosts know each other", settled).await?;
         let outcomes = crate::matrix::run(workloads, FILE_BYTES, progress).await?;
         let names: Vec<String> = workloads.iter().map(Workload::label).collect();
         print!("{}", crate::matrix::render(&names, &outcomes));

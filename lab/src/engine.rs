@@ -1,6 +1,7 @@
 //! The Docker engine of this machine: looking at containers and running commands in them.
 
 use std::collections::HashMap;
+use std::time::Duration;
 
 use bollard::Docker;
 use bollard::container::LogOutput;
@@ -10,6 +11,9 @@ use bollard::query_parameters::{ListContainersOptions, LogsOptions, RestartConta
 use futures_util::{Stream, StreamExt as _};
 
 use crate::{Error, Result};
+
+/// The longest that a command in a container may take: longer than Docker waits for a plugin that is not there.
+const COMMAND_LIMIT: Duration = Duration::from_secs(120);
 
 /// A connection to dockerd.
 #[derive(Debug, Clone)]
@@ -53,8 +57,19 @@ impl Engine {
         &self.docker
     }
 
-    /// Runs a command in a container and waits for its end, whatever its exit code.
+    /// Runs a command in a container and waits for its end, whatever its exit code. A command that hangs is an error
+    /// after [`COMMAND_LIMIT`]; it goes on in the container.
     pub async fn exec(&self, container: &str, command: &[&str]) -> Result<Output> {
+        tokio::time::timeout(COMMAND_LIMIT, self.exec_to_end(container, command)).await.unwrap_or_else(|_| {
+            Err(Error::Timeout {
+                what: format!("{container}: `{}` ends", command.join(" ")),
+                within: COMMAND_LIMIT,
+                last: "it still runs".to_owned(),
+            })
+        })
+    }
+
+    async fn exec_to_end(&self, container: &str, command: &[&str]) -> Result<Output> {
         let doing = || format!("run `{}` in {container}", command.join(" "));
         let options = CreateExecOptions {
             attach_stdout: Some(true),

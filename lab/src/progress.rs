@@ -5,6 +5,9 @@ use std::time::{Duration, Instant};
 /// Set by the scripts that did something before: the seconds that passed already.
 pub const ELAPSED_VARIABLE: &str = "FLANNEL_LAB_ELAPSED";
 
+/// How long a person is left without a line.
+const PATIENCE: Duration = Duration::from_secs(2);
+
 /// The clock of a run and its output.
 #[derive(Debug, Clone)]
 pub struct Progress {
@@ -30,6 +33,17 @@ impl Progress {
     #[must_use]
     pub fn elapsed(&self) -> Duration {
         self.before + self.begin.elapsed()
+    }
+
+    /// Awaits a piece of work; when it takes long, says every two seconds that it still goes on.
+    pub async fn during<F: Future>(&self, what: &str, work: F) -> F::Output {
+        let mut work = std::pin::pin!(work);
+        loop {
+            match tokio::time::timeout(PATIENCE, work.as_mut()).await {
+                Ok(done) => return done,
+                Err(_) => self.say(format_args!("  ... {what}")),
+            }
+        }
     }
 
     /// Prints one line.

@@ -30,19 +30,19 @@ pub async fn up(args: &Args, progress: &Progress) -> Result<()> {
         // A host's Docker data belongs to a lease and an MTU; a new backend gets new hosts.
         if lab.backend != project.backend || lab.underlay != project.underlay {
             progress.say(format_args!("lab {} runs {}: made anew for {}", lab.name, lab.backend, project.backend));
-            lab::remove(&engine, &args.name).await.map(drop)?;
+            progress.during("compose removes the old lab", lab::remove(&engine, &args.name)).await.map(drop)?;
         }
     }
 
     progress.say(format_args!("lab {}: {}, three hosts on {}.0/24", project.name, project.backend, project.underlay));
     let since = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |now| now.as_secs());
-    project.up().await?;
+    progress.during("compose makes the containers", project.up()).await?;
     let lab = Lab::find(&engine, &args.name).await?;
     renew_flannel(&lab.hosts, &project.images, progress).await?;
     wait_for_hosts(&lab.hosts, i32::try_from(since).unwrap_or(0), progress).await?;
 
     progress.say("a flannel network and a container on each host: docker network create -d flannel demo");
-    let workloads = super::workloads(&lab.hosts).await?;
+    let workloads = progress.during("networks and containers", super::workloads(&lab.hosts)).await?;
     super::try_all(&lab, &workloads, progress).await?;
     println!("{}", next_steps(&lab));
     Ok(())
