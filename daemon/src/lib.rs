@@ -1,1 +1,21 @@
-//! Placeholder.
+//! flanneld: a host's agent of a flannel network.
+//!
+//! [`daemon`] tells the story; it alone knows all the parts. [`subnet`] speaks the lease protocol with etcd,
+//! [`backend`] turns remote leases into entries, [`kernel`] programmes them, [`traffic`] sets packet-filter rules,
+//! [`uplink`] chooses the interface, [`ready`] tells the host. The words they share are `flannel-core`'s.
+
+pub mod backend;
+pub mod backoff;
+pub mod daemon;
+pub mod docker_plugin;
+pub mod error;
+pub mod keeper;
+pub mod kernel;
+pub mod opts;
+pub mod programme;
+pub mod ready;
+pub mod reconcile;
+pub mod rules;
+pub mod subnet;
+pub mod traffic;
+pub mod uplink;

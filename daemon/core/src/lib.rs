@@ -16,7 +16,18 @@
 //! built from; the facts used are repeated where they are used.
 #![forbid(unsafe_code)]
 
+pub mod allocate;
+pub mod backend_config;
+pub mod config;
+pub mod entry;
+pub mod flags;
+mod json;
+pub mod key;
+pub mod lease;
 pub mod name;
+pub mod renewal;
+pub mod rules;
 pub mod subnet_env;
+pub mod view;
 
 pub use ipnet;

@@ -1,0 +1,225 @@
+//! The network's config, the JSON under `<prefix>/config` in etcd.
+//!
+//! Rules and defaults: contract, section 2.3. Unlike upstream, every mistake is reported at once.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
+
+use crate::json::Object;
+
+/// The config, checked and complete.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NetworkConfig {
+    /// The IPv4 network, absent with `"EnableIPv4": false`.
+    pub v4: Option<Range>,
+    /// The IPv6 network, present with `"EnableIPv6": true`.
+    pub v6: Option<Range>,
+    /// `EnableNFTables`: rules by nftables instead of iptables.
+    pub nftables: bool,
+    /// The `Backend` object as JSON text; `{"Type":"udp"}` where it is left out, as upstream has it.
+    pub backend: String,
+}
+
+/// The subnets hosts may take of one address family.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Range {
+    /// The whole network.
+    pub network: IpNet,
+    /// Prefix length of a host's subnet.
+    pub subnet_len: u8,
+    /// The base of the first subnet that may be taken.
+    pub min: IpAddr,
+    /// The base of the last subnet that may be taken.
+    pub max: IpAddr,
+}
+
+impl Range {
+    /// Whether a subnet is one that this range gives out.
+    pub fn fits(&self, subnet: &IpNet) -> bool {
+        subnet.prefix_len() == self.subnet_len && (self.min..=self.max).contains(&subnet.network())
+    }
+}
+
+/// What is wrong with a config: one sentence part for each mistake.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{}", .mistakes.join("; "))]
+pub struct BadConfig {
+    /// The mistakes, each naming its key.
+    pub mistakes: Vec<String>,
+    /// Whether waiting for a better config is pointless by upstream's rules (both address families are off): the
+    /// daemon exits instead of reading again.
+    pub fatal: bool,
+}
+
+/// How the two families' keys and limits differ; everything else is one code for both.
+struct Family {
+    network: &'static str,
+    len: &'static str,
+    min: &'static str,
+    max: &'static str,
+    bits: u8,
+    /// A network at most this long gives subnets of `usual`; a longer one, of its own length + 2.
+    roomy: u8,
+    usual: u8,
+    example: &'static str,
+}
+
+const V4: Family = Family {
+    network: "Network",
+    len: "SubnetLen",
+    min: "SubnetMin",
+    max: "SubnetMax",
+    bits: 32,
+    roomy: 22,
+    usual: 24,
+    example: "10.5.0.0/16",
+};
+
+const V6: Family = Family {
+    network: "IPv6Network",
+    len: "IPv6SubnetLen",
+    min: "IPv6SubnetMin",
+    max: "IPv6SubnetMax",
+    bits: 128,
+    roomy: 62,
+    usual: 64,
+    example: "fd00:5::/48",
+};
+
+impl NetworkConfig {
+    /// Reads and checks the config.
+    pub fn parse(text: &str) -> Result<Self, BadConfig> {
+        let object = Object::parse(text).map_err(|e| BadConfig { mistakes: vec![e], fatal: false })?;
+        let mut mistakes = Vec::new();
+        let mut flag = |name: &str, default: bool| {
+            object.get(name, "true or false").unwrap_or_else(|e| noted(&mut mistakes, e)).unwrap_or(default)
+        };
+        let (v4_on, v6_on) = (flag("EnableIPv4", true), flag("EnableIPv6", false));
+        let nftables = flag("EnableNFTables", false);
+        let fatal = mistakes.is_empty() && !v4_on && !v6_on;
+        if fatal {
+            mistakes.push("EnableIPv4 and EnableIPv6 are both false: switch one on".into());
+        }
+        let v4 = if v4_on { V4.range(&object, &mut mistakes) } else { None };
+        let v6 = if v6_on { V6.range(&object, &mut mistakes) } else { None };
+        let backend = object.raw("Backend").unwrap_or(r#"{"Type":"udp"}"#);
+        if let Err(e) = Object::parse(backend) {
+            mistakes.push(format!("Backend is {e}; write it like {{\"Type\":\"vxlan\"}}"));
+        }
+        if mistakes.is_empty() {
+            Ok(Self { v4, v6, nftables, backend: backend.to_owned() })
+        } else {
+            Err(BadConfig { mistakes, fatal })
+        }
+    }
+
+    /// The ranges of the families that are on, IPv4 first.
+    pub fn ranges(&self) -> impl Iterator<Item = &Range> {
+        self.v4.iter().chain(&self.v6)
+    }
+}
+
+fn noted<T>(mistakes: &mut Vec<String>, mistake: String) -> Option<T> {
+    mistakes.push(mistake);
+    None
+}
+
+impl Family {
+    fn range(&self, object: &Object<'_>, mistakes: &mut Vec<String>) -> Option<Range> {
+        let network = self.network(object).unwrap_or_else(|e| noted(mistakes, e));
+        let len = object
+            .get::<u8>(self.len, "a prefix length in bits")
+            .unwrap_or_else(|e| noted(mistakes, e))
+            .filter(|len| *len > 0);
+        let min = self.address(object, self.min).unwrap_or_else(|e| noted(mistakes, e));
+        let max = self.address(object, self.max).unwrap_or_else(|e| noted(mistakes, e));
+        let network = network?;
+        let subnet_len = self.subnet_len(network, len).unwrap_or_else(|e| noted(mistakes, e))?;
+        let one = 1u128 << (self.bits - subnet_len);
+        let mut bound = |name: &str, given: Option<IpAddr>, default: u128| -> IpAddr {
+            let Some(ip) = given else { return from_bits(default, network) };
+            if !network.contains(&ip) {
+                mistakes.push(format!("{name} {ip} lies outside {} {network}", self.network));
+            } else if !to_bits(ip).is_multiple_of(one) {
+                mistakes.push(format!("{name} {ip} is not the base of a /{subnet_len} subnet ({})", self.len));
+            }
+            ip
+        };
+        let min = bound(self.min, min, to_bits(network.network()) + one);
+        let max = bound(self.max, max, to_bits(network.broadcast()) - (one - 1));
+        Some(Range { network, subnet_len, min, max })
+    }
+
+    fn network(&self, object: &Object<'_>) -> Result<Option<IpNet>, String> {
+        let missing = || format!("{} is missing: set it, for example to {:?}", self.network, self.example);
+        let text: Option<String> = object.get(self.network, "a network in CIDR form")?;
+        let text = text.filter(|t| !t.is_empty()).ok_or_else(missing)?;
+        let network = match self.bits {
+            32 => text.parse().map(|n: Ipv4Net| IpNet::V4(n.trunc())).ok(),
+            _ => text.parse().map(|n: Ipv6Net| IpNet::V6(n.trunc())).ok(),
+        };
+        let name = self.network;
+        let network =
+            network.ok_or_else(|| format!("{name} {text:?} is no network in CIDR form like {}", self.example))?;
+        if network.prefix_len() == 0 { Err(missing()) } else { Ok(Some(network)) }
+    }
+
+    fn address(&self, object: &Object<'_>, name: &str) -> Result<Option<IpAddr>, String> {
+        let Some(raw) = object.raw(name) else { return Ok(None) };
+        let not =
+            || format!("{name} is {raw}, which is no IPv{} address: leave {name} out for its default", self.version());
+        let text: Option<String> = object.get(name, "an address").map_err(|_| not())?;
+        let text = text.ok_or_else(not)?;
+        let ip = match self.bits {
+            32 => text.parse::<Ipv4Addr>().map(IpAddr::V4),
+            _ => text.parse::<Ipv6Addr>().map(IpAddr::V6),
+        };
+        ip.map(|ip| Some(ip).filter(|ip| !ip.is_unspecified())).map_err(|_| not())
+    }
+
+    fn version(&self) -> u8 {
+        if self.bits == 32 { 4 } else { 6 }
+    }
+
+    fn subnet_len(&self, network: IpNet, given: Option<u8>) -> Result<Option<u8>, String> {
+        let (prefix, longest) = (network.prefix_len(), self.bits - 2);
+        let name = self.len;
+        match given {
+            Some(len) if len > longest => {
+                Err(format!("{name} {len} is too long: /{longest} is the longest useful subnet"))
+            }
+            Some(len) if len < prefix + 2 => Err(format!(
+                "{name} {len} leaves {} {network} fewer than four subnets: make it {} or more",
+                self.network,
+                prefix + 2
+            )),
+            Some(len) => Ok(Some(len)),
+            None if prefix > longest - 2 => {
+                Err(format!("{} {network} is too small: /{} is the smallest useful network", self.network, longest - 2))
+            }
+            None if prefix <= self.roomy => Ok(Some(self.usual)),
+            None => Ok(Some(prefix + 2)),
+        }
+    }
+}
+
+/// An address as a number.
+pub(crate) fn to_bits(ip: IpAddr) -> u128 {
+    match ip {
+        IpAddr::V4(ip) => ip.to_bits().into(),
+        IpAddr::V6(ip) => ip.to_bits(),
+    }
+}
+
+/// The address of a number, of the same family as `like`.
+pub(crate) fn from_bits(bits: u128, like: IpNet) -> IpAddr {
+    match like {
+        #[expect(clippy::cast_possible_truncation, reason = "numbers of IPv4 addresses have 32 bits")]
+        IpNet::V4(_) => IpAddr::V4(Ipv4Addr::from_bits(bits as u32)),
+        IpNet::V6(_) => IpAddr::V6(Ipv6Addr::from_bits(bits)),
+    }
+}
+
+#[cfg(test)]
+mod tests;

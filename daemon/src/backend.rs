@@ -1,0 +1,126 @@
+//! The ways packets get to other hosts.
+//!
+//! A backend is set up in two steps around the lease, because some need the lease for their device and others their
+//! device for the lease: [`prepare`] makes what the lease's attributes need, [`Prepared::attach`] the rest, and gives
+//! the [`Backend`]: a pure function from a remote lease to entries. Attaching again is how a lost device comes back.
+
+use flannel_core::backend_config::BackendConfig;
+use flannel_core::config::NetworkConfig;
+use flannel_core::entry::Entry;
+use flannel_core::ipnet::IpNet;
+use flannel_core::key::SubnetKey;
+use flannel_core::lease::{BadLease, Lease, LeaseAttrs};
+
+use crate::error::Error;
+use crate::kernel::netlink::Netlink;
+use crate::kernel::{KernelError, Scope};
+use crate::uplink::ExternalInterface;
+
+pub mod alloc;
+pub mod host_gw;
+pub mod udp;
+pub mod vxlan;
+
+/// Whether a host is on the same link as we are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Reach {
+    /// Reached without a gateway.
+    OnLink,
+    /// Reached through a gateway, or it was not asked.
+    Routed,
+}
+
+/// A backend at work.
+pub trait Backend {
+    /// The MTU of containers' interfaces, in bytes.
+    fn mtu(&self) -> u32;
+
+    /// Where its entries are in the kernel.
+    fn scope(&self) -> Scope;
+
+    /// Entries that stand whatever leases there are.
+    fn standing(&self) -> Vec<Entry> {
+        Vec::new()
+    }
+
+    /// Whether [`Backend::entries`] looks at the reach.
+    fn wants_reach(&self) -> bool {
+        false
+    }
+
+    /// What a remote lease needs; nothing for a lease of another backend.
+    fn entries(&self, remote: &Lease, reach: Reach) -> Result<Vec<Entry>, BadLease>;
+
+    /// The proxy's table, for a backend whose tunnels are not the kernel's.
+    fn tunnels(&self) -> Option<&udp::Tunnels> {
+        None
+    }
+}
+
+/// A backend that has what its lease's attributes need.
+pub enum Prepared {
+    /// With its VTEP.
+    Vxlan(vxlan::Prepared),
+    /// Needs nothing.
+    HostGw(host_gw::HostGw),
+    /// Needs nothing yet.
+    Udp(udp::Prepared),
+    /// Needs nothing.
+    Alloc(alloc::Alloc),
+}
+
+/// First step: what must be there before a lease can be taken.
+pub async fn prepare(
+    kernel: &Netlink,
+    config: &NetworkConfig,
+    backend: &BackendConfig,
+    uplink: &ExternalInterface,
+) -> Result<Prepared, Error> {
+    Ok(match backend {
+        BackendConfig::Vxlan(options) => {
+            Prepared::Vxlan(vxlan::Prepared::new(kernel, options, uplink).await.map_err(setup("vxlan"))?)
+        }
+        BackendConfig::HostGw => Prepared::HostGw(host_gw::HostGw::new(config, uplink)?),
+        BackendConfig::Udp(options) => Prepared::Udp(udp::Prepared::new(options, uplink)),
+        BackendConfig::Alloc => Prepared::Alloc(alloc::Alloc::new(uplink)),
+    })
+}
+
+impl Prepared {
+    /// What this host tells the others.
+    pub fn attrs(&self, uplink: &ExternalInterface) -> LeaseAttrs {
+        let plain = LeaseAttrs::new(uplink.public_ip);
+        match self {
+            Self::Vxlan(vxlan) => {
+                LeaseAttrs { backend_type: "vxlan".into(), backend_data: Some(vxlan.data().to_json()), ..plain }
+            }
+            Self::HostGw(_) => LeaseAttrs { backend_type: "host-gw".into(), ..plain },
+            // parity: upstream leaves BackendType out for these two.
+            Self::Udp(_) | Self::Alloc(_) => plain,
+        }
+    }
+
+    /// Second step: everything else. May be repeated, and leaves alone what is right.
+    pub async fn attach(
+        &mut self,
+        kernel: &Netlink,
+        config: &NetworkConfig,
+        lease: SubnetKey,
+    ) -> Result<Box<dyn Backend>, Error> {
+        Ok(match self {
+            Self::Vxlan(vxlan) => Box::new(vxlan.attach(kernel, config, lease).await.map_err(setup("vxlan"))?),
+            Self::HostGw(host_gw) => Box::new(host_gw.clone()),
+            Self::Udp(udp) => Box::new(udp.attach(kernel, config, lease).await?),
+            Self::Alloc(alloc) => Box::new(*alloc),
+        })
+    }
+}
+
+fn setup(backend: &'static str) -> impl Fn(KernelError) -> Error {
+    move |error| Error::Setup { backend, reason: error.to_string() }
+}
+
+/// The first address of a subnet, alone: what the flannel device of a host is called by.
+fn base(subnet: IpNet) -> IpNet {
+    IpNet::from(subnet.network())
+}

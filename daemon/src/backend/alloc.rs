@@ -1,0 +1,35 @@
+//! alloc: a lease and nothing else. Contract, section 5.4.
+
+use flannel_core::entry::Entry;
+use flannel_core::lease::{BadLease, Lease};
+
+use super::{Backend, Reach};
+use crate::kernel::Scope;
+use crate::uplink::ExternalInterface;
+
+/// No device, no entries.
+#[derive(Debug, Clone, Copy)]
+pub struct Alloc {
+    mtu: u32,
+}
+
+impl Alloc {
+    /// Containers get the interface's MTU.
+    pub fn new(uplink: &ExternalInterface) -> Self {
+        Self { mtu: uplink.mtu }
+    }
+}
+
+impl Backend for Alloc {
+    fn mtu(&self) -> u32 {
+        self.mtu
+    }
+
+    fn scope(&self) -> Scope {
+        Scope::default()
+    }
+
+    fn entries(&self, _: &Lease, _: Reach) -> Result<Vec<Entry>, BadLease> {
+        Ok(Vec::new())
+    }
+}

@@ -1,0 +1,172 @@
+//! udp: each IPv4 packet in a datagram of its own, carried by the daemon. Contract, section 5.2.
+//!
+//! For hosts whose kernel or network has no vxlan. The TUN device `flannel0` takes the packets of the flannel network;
+//! a thread of its own ([`proxy`]) moves them. The device lives and ends with the daemon.
+//!
+//! One difference to upstream, invisible on the wire: upstream routes the whole network into the device. Docker takes
+//! such a route for an overlap with the lease and refuses (or, with an IPAM plugin, asks for ever), so here the routes
+//! leave the host's own subnet out.
+
+use std::net::{Ipv4Addr, SocketAddrV4};
+
+use flannel_core::backend_config::Udp as Options;
+use flannel_core::config::NetworkConfig;
+use flannel_core::entry::{Entry, LinkIndex, Route};
+use flannel_core::ipnet::{IpNet, Ipv4Net};
+use flannel_core::key::SubnetKey;
+use flannel_core::lease::{BadLease, Lease};
+use flannel_core::name::IfName;
+
+use super::{Backend, Reach, base};
+use crate::error::Error;
+use crate::kernel::netlink::Netlink;
+use crate::kernel::{KernelError, Scope};
+use crate::uplink::ExternalInterface;
+pub use table::Tunnels;
+
+pub mod packet;
+pub mod proxy;
+pub mod table;
+
+/// Outer IPv4 (20) and UDP (8) headers, in bytes.
+const OVERHEAD: u32 = 28;
+/// The kernel fills in the first free number, as for upstream.
+const NAME: &str = "flannel%d";
+
+/// The proxy's place, and the proxy once it runs.
+pub struct Prepared {
+    listen: SocketAddrV4,
+    mtu: u32,
+    running: Option<Running>,
+}
+
+struct Running {
+    name: IfName,
+    tunnels: Tunnels,
+    _proxy: proxy::Proxy,
+}
+
+impl Prepared {
+    /// The socket is bound to the interface's address, which is therefore the source of what is sent.
+    pub fn new(options: &Options, uplink: &ExternalInterface) -> Self {
+        Self {
+            listen: SocketAddrV4::new(uplink.ip, options.port),
+            mtu: uplink.mtu.saturating_sub(OVERHEAD),
+            running: None,
+        }
+    }
+
+    /// Opens device and socket and starts the proxy; a device that was lost is opened anew.
+    pub async fn attach(&mut self, kernel: &Netlink, config: &NetworkConfig, lease: SubnetKey) -> Result<Udp, Error> {
+        let fail = |reason: String| Error::Setup { backend: "udp", reason };
+        let (Some(range), Some(subnet)) = (config.v4, lease.v4()) else {
+            return Err(fail("it carries IPv4 only: switch EnableIPv4 on or choose vxlan".into()));
+        };
+        let IpNet::V4(network) = range.network else {
+            return Err(fail("Network is no IPv4 network".into()));
+        };
+        let lost = match &self.running {
+            Some(running) => kernel.index_of(&running.name).await.map_err(|e| fail(e.to_string()))?.is_none(),
+            None => true,
+        };
+        if lost {
+            // The old proxy must be gone first: its socket has the port.
+            self.running = None;
+            let tunnels = Tunnels::default();
+            let proxy = proxy::Proxy::start(NAME, self.listen, subnet.network(), tunnels.clone()).map_err(fail)?;
+            let name = IfName::new(proxy.device()).map_err(|e| fail(e.to_string()))?;
+            self.running = Some(Running { name, tunnels, _proxy: proxy });
+        }
+        let Some(running) = &self.running else { return Err(fail("the proxy is not running".into())) };
+        let link = self.configure(kernel, &running.name, subnet, network).await.map_err(|e| fail(e.to_string()))?;
+        Ok(Udp { link, mtu: self.mtu, network, subnet, tunnels: running.tunnels.clone() })
+    }
+
+    async fn configure(
+        &self,
+        kernel: &Netlink,
+        name: &IfName,
+        subnet: Ipv4Net,
+        network: Ipv4Net,
+    ) -> Result<LinkIndex, KernelError> {
+        let link = kernel.index_of(name).await?.ok_or_else(|| KernelError {
+            what: format!("find device {name}"),
+            reason: "it was removed right after it was made".into(),
+            fault: crate::kernel::Fault::NotFound,
+        })?;
+        kernel.set_mtu(link, self.mtu).await?;
+        kernel.ensure_address(link, base(subnet.into()), network.into()).await?;
+        Ok(link)
+    }
+}
+
+/// The backend at work.
+#[derive(Debug, Clone)]
+pub struct Udp {
+    link: LinkIndex,
+    mtu: u32,
+    network: Ipv4Net,
+    subnet: Ipv4Net,
+    tunnels: Tunnels,
+}
+
+impl Backend for Udp {
+    fn mtu(&self) -> u32 {
+        self.mtu
+    }
+
+    fn scope(&self) -> Scope {
+        Scope { owned: vec![self.link], shared: None }
+    }
+
+    fn standing(&self) -> Vec<Entry> {
+        let route = |dst: Ipv4Net| Entry::Route(Route { dst: dst.into(), via: None, link: self.link, onlink: false });
+        without(self.network, self.subnet).into_iter().map(route).collect()
+    }
+
+    /// Leases of any backend count, as for upstream: their hosts may speak udp all the same.
+    fn entries(&self, remote: &Lease, _: Reach) -> Result<Vec<Entry>, BadLease> {
+        let Some(subnet) = remote.key.v4() else { return Ok(Vec::new()) };
+        let to = remote.attrs.public_ip;
+        if to == Ipv4Addr::UNSPECIFIED {
+            return Err(BadLease("PublicIP is missing".into()));
+        }
+        Ok(vec![Entry::Tunnel { subnet, to }])
+    }
+
+    fn tunnels(&self) -> Option<&Tunnels> {
+        Some(&self.tunnels)
+    }
+}
+
+/// The prefixes that cover `network` but not `subnet`: the sibling of each prefix on the way down to it.
+fn without(network: Ipv4Net, subnet: Ipv4Net) -> Vec<Ipv4Net> {
+    let longer = network.prefix_len() + 1..=subnet.prefix_len();
+    let sibling = |len: u8| {
+        let bit = 1u32 << (32 - u32::from(len));
+        Ipv4Net::new(Ipv4Addr::from_bits(subnet.network().to_bits() ^ bit), len).ok().map(|net| net.trunc())
+    };
+    if network.contains(&subnet) { longer.filter_map(sibling).collect() } else { vec![network] }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn net(text: &str) -> Ipv4Net {
+        text.parse().unwrap()
+    }
+
+    #[test]
+    fn the_own_subnet_is_left_out_and_nothing_else() {
+        let routes = without(net("10.5.0.0/16"), net("10.5.56.0/24"));
+        assert_eq!(routes.len(), 8);
+        assert!(routes.iter().all(|r| !r.contains(&net("10.5.56.0/24")) && !net("10.5.56.0/24").contains(r)));
+        let addresses: u32 = routes.iter().map(|r| 1 << (32 - r.prefix_len())).sum();
+        assert_eq!(addresses, (1 << 16) - (1 << 8));
+        for other in ["10.5.0.1/32", "10.5.55.255/32", "10.5.57.0/32", "10.5.255.255/32"] {
+            assert_eq!(routes.iter().filter(|r| r.contains(&net(other))).count(), 1, "{other}");
+        }
+        assert_eq!(without(net("10.5.0.0/16"), net("10.5.0.0/18")), [net("10.5.128.0/17"), net("10.5.64.0/18")]);
+    }
+}

@@ -1,0 +1,177 @@
+//! What the proxy does to packets; no sockets here. Contract, section 5.2.
+
+use std::net::Ipv4Addr;
+
+const ICMP: u8 = 1;
+const ICMP_UNREACHABLE: u8 = 3;
+const ICMP_HEADER: usize = 8;
+const IPV4_HEADER: usize = 20;
+/// As upstream sends its ICMP messages.
+const ICMP_TTL: u8 = 8;
+
+/// An IPv4 packet whose header is whole and whose lengths are true.
+#[derive(Debug)]
+pub struct Packet<'a> {
+    bytes: &'a mut [u8],
+    header: usize,
+}
+
+impl<'a> Packet<'a> {
+    /// Checks version and lengths; bytes behind the packet's own length are cut off.
+    pub fn parse(bytes: &'a mut [u8]) -> Option<Self> {
+        let first = *bytes.first()?;
+        let header = usize::from(first & 0x0f) * 4;
+        let total = usize::from(u16::from_be_bytes([*bytes.get(2)?, *bytes.get(3)?]));
+        let good = first >> 4 == 4 && header >= IPV4_HEADER && header <= total && total <= bytes.len();
+        good.then(|| Self { bytes: &mut bytes[..total], header })
+    }
+
+    /// The packet's bytes.
+    pub fn bytes(&self) -> &[u8] {
+        self.bytes
+    }
+
+    /// Where it wants to go.
+    pub fn destination(&self) -> Ipv4Addr {
+        self.address(16)
+    }
+
+    fn address(&self, at: usize) -> Ipv4Addr {
+        Ipv4Addr::new(self.bytes[at], self.bytes[at + 1], self.bytes[at + 2], self.bytes[at + 3])
+    }
+
+    /// Takes one off the time to live, and off the checksum what belongs to it (RFC 1624); false when the packet may
+    /// not go on. Upstream drops such packets without a word, and so do we.
+    pub fn hop(&mut self) -> bool {
+        if self.bytes[8] <= 1 {
+            return false;
+        }
+        self.bytes[8] -= 1;
+        let sum = u16::from_be_bytes([self.bytes[10], self.bytes[11]]);
+        // The TTL is the high byte of its word, so the word shrank by 0x0100 and the complement grows by it.
+        let (sum, carry) = sum.overflowing_add(0x0100);
+        let sum = sum + u16::from(carry);
+        self.bytes[10..12].copy_from_slice(&sum.to_be_bytes());
+        true
+    }
+
+    /// The ICMP message "net unreachable" from `router` to this packet's sender. None is due for ICMP itself and for
+    /// fragments behind the first.
+    pub fn unreachable(&self, router: Ipv4Addr) -> Option<Vec<u8>> {
+        let later_fragment = u16::from_be_bytes([self.bytes[6], self.bytes[7]]) & 0x1fff != 0;
+        if self.bytes[9] == ICMP || later_fragment {
+            return None;
+        }
+        let quoted = &self.bytes[..self.bytes.len().min(self.header + 8)];
+        let length = u16::try_from(IPV4_HEADER + ICMP_HEADER + quoted.len()).ok()?;
+        let mut reply = vec![0; IPV4_HEADER + ICMP_HEADER];
+        reply[0] = 0x45;
+        reply[2..4].copy_from_slice(&length.to_be_bytes());
+        reply[8] = ICMP_TTL;
+        reply[9] = ICMP;
+        reply[12..16].copy_from_slice(&router.octets());
+        reply[16..20].copy_from_slice(&self.address(12).octets());
+        reply[IPV4_HEADER] = ICMP_UNREACHABLE;
+        reply.extend_from_slice(quoted);
+        let sum = checksum(&reply[..IPV4_HEADER]);
+        reply[10..12].copy_from_slice(&sum.to_be_bytes());
+        let sum = checksum(&reply[IPV4_HEADER..]);
+        reply[IPV4_HEADER + 2..IPV4_HEADER + 4].copy_from_slice(&sum.to_be_bytes());
+        Some(reply)
+    }
+}
+
+/// The Internet checksum (RFC 1071).
+fn checksum(bytes: &[u8]) -> u16 {
+    let words = bytes.chunks(2).map(|w| u32::from(u16::from_be_bytes([w[0], w.get(1).copied().unwrap_or(0)])));
+    let mut sum: u32 = words.sum();
+    while sum > 0xffff {
+        sum = (sum & 0xffff) + (sum >> 16);
+    }
+    #[expect(clippy::cast_possible_truncation, reason = "the loop above left 16 bits")]
+    let sum = sum as u16;
+    !sum
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn bytes(hex: &str) -> Vec<u8> {
+        let hex: String = hex.split_whitespace().collect();
+        (0..hex.len()).step_by(2).map(|i| u8::from_str_radix(&hex[i..i + 2], 16).unwrap()).collect()
+    }
+
+    // parity: goldens/udp-proxy/n1-flannel0.txt: a datagram to an address without lease, and upstream's answer
+    const SENT: &str = "4500 002d 736e 4000 4011 a33d 0a05 1201 0a05 fe09 9c40 270f 0019 4c86 6865 6c6c \
+        6f2d 666c 616e 6e65 6c2d 7564 70";
+    const ANSWER: &str = "4500 0038 0000 0000 0801 7abb 0a05 1200 0a05 1201 0300 ed10 0000 0000 4500 002d \
+        736e 4000 4011 a33d 0a05 1201 0a05 fe09 9c40 270f 0019 4c86";
+    // parity: goldens/udp-proxy: TTL 2 as sent, and TTL 1 as seen behind the first proxy's hop of a TTL 3 packet
+    const TTL_3: &str = "4500 002d 0b0f 4000 0311 3ca6 0a05 1201 0a05 0a01 9c40 270f 0019 408f 6865 6c6c \
+        6f2d 666c 616e 6e65 6c2d 7564 70";
+    const TTL_1: &str = "4500 002d 0b0f 4000 0111 3ea6 0a05 1201 0a05 0a01 9c40 270f 0019 408f 6865 6c6c \
+        6f2d 666c 616e 6e65 6c2d 7564 70";
+
+    #[test]
+    fn the_unreachable_message_is_upstreams_byte_for_byte() {
+        let mut sent = bytes(SENT);
+        let packet = Packet::parse(&mut sent).unwrap();
+        assert_eq!(packet.destination(), Ipv4Addr::new(10, 5, 254, 9));
+        assert_eq!(packet.unreachable(Ipv4Addr::new(10, 5, 18, 0)), Some(bytes(ANSWER)));
+    }
+
+    #[test]
+    fn no_message_about_icmp_or_later_fragments() {
+        let mut icmp = bytes(ANSWER);
+        assert_eq!(Packet::parse(&mut icmp).unwrap().unreachable(Ipv4Addr::LOCALHOST), None);
+        let mut fragment = bytes(SENT);
+        fragment[7] = 1;
+        assert_eq!(Packet::parse(&mut fragment).unwrap().unreachable(Ipv4Addr::LOCALHOST), None);
+        fragment[6] = 0x20;
+        fragment[7] = 0;
+        assert!(Packet::parse(&mut fragment).unwrap().unreachable(Ipv4Addr::LOCALHOST).is_some());
+    }
+
+    #[test]
+    fn two_hops_give_upstreams_bytes_and_the_last_one_drops() {
+        let mut packet = bytes(TTL_3);
+        let mut parsed = Packet::parse(&mut packet).unwrap();
+        assert!(parsed.hop() && parsed.hop());
+        assert_eq!(parsed.bytes(), bytes(TTL_1));
+        assert!(!parsed.hop());
+        let mut dead = bytes(TTL_3);
+        dead[8] = 0;
+        assert!(!Packet::parse(&mut dead).unwrap().hop());
+    }
+
+    #[test]
+    fn the_checksum_stays_right_for_every_ttl_and_checksum() {
+        for id in 0..=u16::MAX {
+            let mut packet = bytes(TTL_3);
+            packet[4..6].copy_from_slice(&id.to_be_bytes());
+            packet[8] = id.to_be_bytes()[1].max(2);
+            packet[10..12].fill(0);
+            let sum = checksum(&packet[..20]);
+            packet[10..12].copy_from_slice(&sum.to_be_bytes());
+            let mut parsed = Packet::parse(&mut packet).unwrap();
+            assert!(parsed.hop());
+            assert_eq!(checksum(&packet[..20]), 0, "id {id}");
+        }
+    }
+
+    #[test]
+    fn garbage_is_no_packet() {
+        assert!(Packet::parse(&mut []).is_none());
+        assert!(Packet::parse(&mut [0x45]).is_none());
+        assert!(Packet::parse(&mut [0x45; 19]).is_none());
+        for (at, value) in [(0, 0x65), (0, 0x44), (0, 0x4f), (3, 0xff), (3, 0x10)] {
+            let mut packet = bytes(SENT);
+            packet[at] = value;
+            assert!(Packet::parse(&mut packet).is_none(), "byte {at} = {value:#x}");
+        }
+        let mut longer = bytes(SENT);
+        longer.extend([0; 7]);
+        assert_eq!(Packet::parse(&mut longer).unwrap().bytes(), bytes(SENT));
+    }
+}

@@ -1,0 +1,224 @@
+//! The story of a flannel host: read the config, take a lease, connect it to the others, keep it.
+//!
+//! Start-up order is upstream's (contract, section 0). Above the line "from here on the host is changed" nothing
+//! touches the system; `subnet.env`, which tells the host that its network is ready, is written last of all.
+
+use std::time::Duration;
+
+use flannel_core::backend_config::BackendConfig;
+use flannel_core::config::NetworkConfig;
+use flannel_core::key::SubnetKey;
+use flannel_core::lease::LeaseAttrs;
+use flannel_core::subnet_env::{PreviousSubnets, Side, SubnetEnv};
+use tokio::sync::{Notify, mpsc};
+use tokio_util::sync::CancellationToken;
+
+use crate::backend::{self, Backend, Prepared};
+use crate::backoff::Backoff;
+use crate::docker_plugin;
+use crate::error::Error;
+use crate::keeper::Keeper;
+use crate::kernel::netlink::Netlink;
+use crate::opts::Options;
+use crate::programme::Programme;
+use crate::ready::{self, Readiness};
+use crate::rules::Rules;
+use crate::subnet::etcd::EtcdStore;
+use crate::subnet::follow::follow;
+use crate::subnet::store::{StoreError, SubnetStore};
+use crate::subnet::{Held, SubnetManager};
+use crate::uplink::{self, ExternalInterface};
+
+/// How many updates may wait for the programming before the watch waits.
+const UPDATES: usize = 1024;
+
+/// Runs the daemon until `shutdown`. Device, routes, rules, lease and `subnet.env` stay behind, so that containers go
+/// on talking; only the udp backend's device ends with the daemon.
+pub async fn run(options: &Options, notify_socket: Option<&str>, shutdown: &CancellationToken) -> Result<(), Error> {
+    let store = EtcdStore::new(&options.etcd)?;
+    let readiness = Readiness::default();
+    if let Some(listen) = options.healthz() {
+        let served = ready::serve_health(listen, readiness.clone(), shutdown.clone()).await;
+        served.map_err(|e| Error::Healthz(listen, e))?;
+    }
+    let daemon = async {
+        let network = tokio::select! {
+            network = start(options, &store) => network?,
+            () = shutdown.cancelled() => return Ok(()),
+        };
+        serve(options, &store, network, &readiness, notify_socket, shutdown).await
+    };
+    if !options.docker_plugin {
+        return daemon.await;
+    }
+    // The plugin ends with the daemon, whatever ends the daemon.
+    let plugin_shutdown = CancellationToken::new();
+    let daemon = async {
+        let result = daemon.await;
+        plugin_shutdown.cancel();
+        result
+    };
+    tokio::join!(daemon, docker_plugin::supervise(options, &plugin_shutdown)).0
+}
+
+/// A host connected to the network.
+struct Network {
+    kernel: Netlink,
+    config: NetworkConfig,
+    prepared: Prepared,
+    backend: Box<dyn Backend>,
+    rules: Rules,
+    attrs: LeaseAttrs,
+    held: Held,
+}
+
+async fn start(options: &Options, store: &EtcdStore) -> Result<Network, Error> {
+    let config = wait_for_config(store).await?;
+    let bad_backend = |source| Error::Backend { key: store.config_key().to_owned(), source };
+    let backend_config = BackendConfig::parse(&config.backend).map_err(bad_backend)?;
+    supported(&config).map_err(|reason| Error::Unsupported { key: store.config_key().to_owned(), reason })?;
+    tracing::info!("config: {}", describe(&config, &backend_config));
+    let kernel = Netlink::open().map_err(|e| Error::System(e.to_string()))?;
+    let uplink = uplink::choose(&kernel, &options.iface).await?;
+    let ExternalInterface { name, ip, public_ip, mtu, .. } = &uplink;
+    tracing::info!("external interface {name} with address {ip}, public address {public_ip}, MTU {mtu}");
+    let previous = previous_subnets(options);
+
+    // From here on the host is changed.
+    let mut prepared = backend::prepare(&kernel, &config, &backend_config, &uplink).await?;
+    let attrs = prepared.attrs(&uplink);
+    let held = acquire(store, &attrs, &config, &previous).await?;
+    tracing::info!("lease {} for {} s", held.key, held.ttl.as_secs());
+    let backend = prepared.attach(&kernel, &config, held.key).await?;
+    let rules = Rules::set_up(options, &config, held.key).await?;
+    Ok(Network { kernel, config, prepared, backend, rules, attrs, held })
+}
+
+async fn serve(
+    options: &Options,
+    store: &EtcdStore,
+    network: Network,
+    readiness: &Readiness,
+    notify_socket: Option<&str>,
+    shutdown: &CancellationToken,
+) -> Result<(), Error> {
+    let Network { kernel, config, prepared, backend, rules, attrs, held } = network;
+    let env = subnet_env(&config, held.key, backend.mtu(), options.ip_masq);
+    let (updates, inbox) = mpsc::channel(UPDATES);
+    let doubt = Notify::new();
+    let manager = SubnetManager::new(store, attrs.clone(), fastrand::Rng::new());
+    let keeper = Keeper::new(manager, held, options.renew_margin(), options.subnet_file.clone());
+    let programme = Programme::new(kernel, config, prepared, backend, held.key, attrs, &doubt)
+        .map_err(|e| Error::System(e.to_string()))?;
+    let announce = async {
+        announce(options, &env, readiness).await;
+        ready::notify_ready(notify_socket);
+        std::future::pending::<()>().await;
+    };
+    tokio::select! {
+        () = programme.run(inbox, shutdown) => Ok(()),
+        error = keeper.run(&doubt) => Err(error),
+        () = follow(store, &updates) => Ok(()),
+        () = rules.keep(options.resync()) => Ok(()),
+        () = announce => Ok(()),
+    }
+}
+
+/// Reads the config until it is good; every new fault is told once.
+async fn wait_for_config(store: &EtcdStore) -> Result<NetworkConfig, Error> {
+    let key = store.config_key();
+    let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(1));
+    let mut told = String::new();
+    loop {
+        let fault = match store.config().await {
+            Ok(text) => match NetworkConfig::parse(&text) {
+                Ok(config) => return Ok(config),
+                Err(source) if source.fatal => return Err(Error::Config { key: key.to_owned(), source }),
+                Err(source) => format!("config {key} in etcd: {source}"),
+            },
+            Err(error @ StoreError::Setup(_)) => return Err(error.into()),
+            Err(error) => error.to_string(),
+        };
+        if fault != told {
+            tracing::warn!("{fault}; waiting for a good config");
+            told = fault;
+        }
+        backoff.pause().await;
+    }
+}
+
+/// Takes the lease; an etcd that does not answer is waited for.
+async fn acquire(
+    store: &EtcdStore,
+    attrs: &LeaseAttrs,
+    config: &NetworkConfig,
+    previous: &PreviousSubnets,
+) -> Result<Held, Error> {
+    let mut manager = SubnetManager::new(store, attrs.clone(), fastrand::Rng::new());
+    let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(5));
+    loop {
+        match manager.acquire(config, previous).await {
+            Err(Error::Store(error @ StoreError::Unreachable(_))) => {
+                tracing::warn!("no lease yet: {error}; trying again");
+            }
+            other => return other,
+        }
+        backoff.pause().await;
+    }
+}
+
+/// Writes `subnet.env`, trying again while the file system refuses; only then the host is ready.
+async fn announce(options: &Options, env: &SubnetEnv, readiness: &Readiness) {
+    let path = &options.subnet_file;
+    let mut backoff = Backoff::new(Duration::from_secs(1), Duration::from_secs(60));
+    while let Err(error) = ready::write_subnet_env(path, env) {
+        tracing::error!("flag -subnet-file: can't write {}: {error}; trying again until it works", path.display());
+        backoff.pause().await;
+    }
+    readiness.set(true);
+    tracing::info!("ready: wrote {}", path.display());
+}
+
+fn previous_subnets(options: &Options) -> PreviousSubnets {
+    match std::fs::read_to_string(&options.subnet_file) {
+        Ok(text) => PreviousSubnets::parse(&text),
+        Err(error) => {
+            tracing::debug!("no earlier subnet from {}: {error}", options.subnet_file.display());
+            PreviousSubnets::default()
+        }
+    }
+}
+
+fn subnet_env(config: &NetworkConfig, lease: SubnetKey, mtu: u32, ip_masq: bool) -> SubnetEnv {
+    use flannel_core::ipnet::{IpNet, Ipv4Net, Ipv6Net};
+    let first = |bits: u128| bits + 1;
+    let v4 = config.v4.zip(lease.v4()).and_then(|(range, subnet)| {
+        let IpNet::V4(network) = range.network else { return None };
+        let ip = u32::try_from(first(subnet.network().to_bits().into())).ok()?;
+        Some(Side { network, gateway: Ipv4Net::new(ip.into(), subnet.prefix_len()).ok()? })
+    });
+    let v6 = config.v6.zip(lease.v6()).and_then(|(range, subnet)| {
+        let IpNet::V6(network) = range.network else { return None };
+        let ip = first(subnet.network().to_bits());
+        Some(Side { network, gateway: Ipv6Net::new(ip.into(), subnet.prefix_len()).ok()? })
+    });
+    SubnetEnv { v4, v6, mtu, ip_masq }
+}
+
+/// What this daemon can't do yet is refused in words instead of half done.
+fn supported(config: &NetworkConfig) -> Result<(), String> {
+    if config.v6.is_some() {
+        return Err("EnableIPv6 is true, but this daemon connects IPv4 only: leave EnableIPv6 out".into());
+    }
+    if config.nftables {
+        tracing::warn!("config: EnableNFTables is true, but this daemon sets its rules by iptables");
+    }
+    Ok(())
+}
+
+fn describe(config: &NetworkConfig, backend: &BackendConfig) -> String {
+    let range =
+        |r: &flannel_core::config::Range| format!("{} in /{} from {} to {}", r.network, r.subnet_len, r.min, r.max);
+    let ranges: Vec<_> = config.ranges().map(range).collect();
+    format!("backend {}, network {}", backend.name(), ranges.join(" and "))
+}

@@ -1,0 +1,82 @@
+//! The program: read the flags, log, run, exit with a code that means something.
+
+use std::process::ExitCode;
+
+use flannel_core::flags::Stop;
+use flanneld::opts::Options;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio_util::sync::CancellationToken;
+
+const BAD_FLAGS: u8 = 2;
+
+fn main() -> ExitCode {
+    let (options, leftover) = match Options::read(std::env::args().skip(1), |name| std::env::var(name).ok()) {
+        Ok(read) => read,
+        Err(Stop::Help) => {
+            eprint!("{}", Options::usage());
+            return ExitCode::SUCCESS;
+        }
+        Err(stop) => {
+            eprintln!("flanneld: {stop}");
+            return ExitCode::from(BAD_FLAGS);
+        }
+    };
+    if options.version {
+        eprintln!("{}", env!("CARGO_PKG_VERSION"));
+        return ExitCode::SUCCESS;
+    }
+    log_to_stderr(options.verbosity);
+    leftover.bad_variables.iter().for_each(|bad| tracing::warn!("{bad}"));
+    if !leftover.words.is_empty() {
+        tracing::warn!(
+            "ignored on the command line from {:?} on: a switch takes its value as -NAME=VALUE",
+            leftover.words[0]
+        );
+    }
+    match options.check().map_err(flanneld::error::Error::Flag).and_then(|()| run(&options)) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            tracing::error!("{error}");
+            ExitCode::from(error.exit_code())
+        }
+    }
+}
+
+#[tokio::main(flavor = "current_thread")]
+async fn run(options: &Options) -> Result<(), flanneld::error::Error> {
+    let shutdown = CancellationToken::new();
+    let fault = |e: std::io::Error| flanneld::error::Error::System(format!("can't listen to signals: {e}"));
+    let mut interrupt = signal(SignalKind::interrupt()).map_err(fault)?;
+    let mut terminate = signal(SignalKind::terminate()).map_err(fault)?;
+    let told = shutdown.clone();
+    tokio::spawn(async move {
+        for _ in 0..2 {
+            tokio::select! {
+                _ = interrupt.recv() => {}
+                _ = terminate.recv() => {}
+            }
+            if told.is_cancelled() {
+                // Asked twice: the second asks for no more patience.
+                std::process::exit(1);
+            }
+            tracing::info!("told to end: device, routes, rules and lease stay in force");
+            told.cancel();
+        }
+    });
+    let notify_socket = std::env::var("NOTIFY_SOCKET").ok();
+    flanneld::daemon::run(options, notify_socket.as_deref(), &shutdown).await
+}
+
+fn log_to_stderr(verbosity: i64) {
+    let level = match verbosity {
+        ..=0 => tracing::Level::INFO,
+        1..=3 => tracing::Level::DEBUG,
+        4.. => tracing::Level::TRACE,
+    };
+    tracing_subscriber::fmt()
+        .with_max_level(level)
+        .with_writer(std::io::stderr)
+        .with_ansi(false)
+        .with_target(false)
+        .init();
+}

@@ -1,0 +1,244 @@
+//! Connecting the lease to the others: one owner of the view and of what is installed, one loop, one reconcile.
+
+use std::collections::{BTreeMap, HashMap};
+use std::net::IpAddr;
+use std::time::Duration;
+
+use flannel_core::config::NetworkConfig;
+use flannel_core::entry::{LinkIndex, Table};
+use flannel_core::key::SubnetKey;
+use flannel_core::lease::{Lease, LeaseAttrs};
+use flannel_core::view::{Change, LeaseView};
+use tokio::sync::{Notify, mpsc};
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use crate::backend::{Backend, Prepared, Reach};
+use crate::kernel::KernelError;
+use crate::kernel::monitor::{Loss, Monitor};
+use crate::kernel::netlink::Netlink;
+use crate::reconcile::Reconciler;
+use crate::subnet::follow::Update;
+
+/// How often everything is compared with the kernel, whatever it tells (upstream's host-gw does so as often).
+const LOOK: Duration = Duration::from_secs(10);
+/// How long after a loss the comparison waits for more of the same kind.
+const SETTLE: Duration = Duration::from_millis(100);
+
+/// The programming of one backend.
+pub struct Programme<'a> {
+    kernel: Netlink,
+    config: NetworkConfig,
+    prepared: Prepared,
+    backend: Box<dyn Backend>,
+    own: SubnetKey,
+    attrs: LeaseAttrs,
+    /// Told when the own lease may not stand any more.
+    doubt: &'a Notify,
+    monitor: Monitor,
+    reconciler: Reconciler<Netlink>,
+    view: LeaseView,
+    /// Before the first list it is not known which entries of an earlier run are stale.
+    listed: bool,
+    /// The device may be gone or down.
+    device_in_doubt: bool,
+    next_look: Instant,
+    reach: HashMap<IpAddr, Reach>,
+    complaints: BTreeMap<SubnetKey, String>,
+}
+
+enum Wake {
+    Updates(usize),
+    Loss(Loss),
+    Look,
+    Shutdown,
+}
+
+impl<'a> Programme<'a> {
+    /// Starts listening to the kernel.
+    pub fn new(
+        kernel: Netlink,
+        config: NetworkConfig,
+        prepared: Prepared,
+        backend: Box<dyn Backend>,
+        own: SubnetKey,
+        attrs: LeaseAttrs,
+        doubt: &'a Notify,
+    ) -> Result<Self, KernelError> {
+        let reconciler = Reconciler::new(kernel.clone(), backend.tunnels().cloned());
+        Ok(Self {
+            kernel,
+            config,
+            prepared,
+            backend,
+            own,
+            attrs,
+            doubt,
+            monitor: Monitor::open()?,
+            reconciler,
+            view: LeaseView::new(own),
+            listed: false,
+            device_in_doubt: false,
+            next_look: Instant::now(),
+            reach: HashMap::new(),
+            complaints: BTreeMap::new(),
+        })
+    }
+
+    /// Runs until `shutdown`; everything installed stays.
+    pub async fn run(mut self, mut inbox: mpsc::Receiver<Update>, shutdown: &CancellationToken) {
+        let mut updates = Vec::new();
+        loop {
+            // Every arm may be dropped; the work is done after the choice.
+            let wake = tokio::select! {
+                () = shutdown.cancelled() => Wake::Shutdown,
+                count = inbox.recv_many(&mut updates, usize::MAX) => Wake::Updates(count),
+                loss = self.monitor.next() => Wake::Loss(loss),
+                () = tokio::time::sleep_until(self.next_look) => Wake::Look,
+            };
+            match wake {
+                Wake::Shutdown | Wake::Updates(0) => return,
+                Wake::Updates(_) => {
+                    let mut changed = false;
+                    for update in updates.drain(..) {
+                        changed |= self.take(update);
+                    }
+                    if changed {
+                        self.reconcile().await;
+                    }
+                }
+                Wake::Loss(loss) => self.note(loss),
+                Wake::Look => self.look().await,
+            }
+        }
+    }
+
+    /// Takes news into the view; says whether there may be something to do.
+    fn take(&mut self, update: Update) -> bool {
+        match update {
+            Update::Snapshot(leases) => {
+                let own = leases.iter().find(|l| l.key == self.own);
+                self.check_own(own.map(|l| &l.attrs));
+                self.view.replace(leases);
+                self.listed = true;
+                true
+            }
+            Update::Change(change) => {
+                match &change {
+                    Change::Put(lease) if lease.key == self.own => self.check_own(Some(&lease.attrs)),
+                    Change::Delete(key) if *key == self.own => self.check_own(None),
+                    _ => {}
+                }
+                self.view.apply(change)
+            }
+        }
+    }
+
+    fn check_own(&self, attrs: Option<&LeaseAttrs>) {
+        if attrs != Some(&self.attrs) {
+            self.doubt.notify_one();
+        }
+    }
+
+    fn note(&mut self, loss: Loss) {
+        let scope = self.backend.scope();
+        let concerns = |index: &LinkIndex| {
+            scope.owned.contains(index) || scope.shared.as_ref().is_some_and(|(shared, _)| shared == index)
+        };
+        let ours = match loss {
+            Loss::Link(index) => {
+                self.device_in_doubt |= scope.owned.contains(&index);
+                concerns(&index)
+            }
+            Loss::Entry(index) => concerns(&index),
+            Loss::Unknown => {
+                self.device_in_doubt = true;
+                true
+            }
+        };
+        if ours {
+            self.next_look = self.next_look.min(Instant::now() + SETTLE);
+        }
+    }
+
+    /// Compares everything with the kernel and puts right what is not.
+    async fn look(&mut self) {
+        self.next_look = Instant::now() + LOOK;
+        if self.device_in_doubt {
+            match self.prepared.attach(&self.kernel, &self.config, self.own).await {
+                Ok(backend) => {
+                    self.backend = backend;
+                    self.reconciler = Reconciler::new(self.kernel.clone(), self.backend.tunnels().cloned());
+                    self.device_in_doubt = false;
+                }
+                Err(error) => {
+                    tracing::warn!("the device can't be put right: {error}; trying again");
+                    return;
+                }
+            }
+        }
+        self.reach.clear();
+        if let Err(error) = self.reconciler.look(&self.backend.scope()).await {
+            tracing::warn!("can't compare with the kernel: {error}; trying again");
+            return;
+        }
+        self.reconcile().await;
+    }
+
+    async fn reconcile(&mut self) {
+        if !self.listed {
+            return;
+        }
+        let desired = self.desired().await;
+        self.reconciler.run(&desired).await;
+    }
+
+    async fn desired(&mut self) -> Table {
+        let mut desired = Table::from_iter(self.backend.standing());
+        let leases: Vec<Lease> = self.view.remote().cloned().collect();
+        self.complaints.retain(|key, _| leases.iter().any(|l| l.key == *key));
+        for lease in leases {
+            let entries = if lease.attrs.public_ip == self.attrs.public_ip && !lease.attrs.public_ip.is_unspecified() {
+                Err(flannel_core::lease::BadLease(
+                    "its public address is this host's own; give each host its own -public-ip, or delete the lease"
+                        .into(),
+                ))
+            } else {
+                let reach = self.reach_of(&lease).await;
+                self.backend.entries(&lease, reach)
+            };
+            match entries {
+                Ok(entries) => {
+                    self.complaints.remove(&lease.key);
+                    entries.into_iter().for_each(|entry| desired.put(entry));
+                }
+                Err(bad) => self.complain(&lease, bad.0),
+            }
+        }
+        desired
+    }
+
+    fn complain(&mut self, lease: &Lease, why: String) {
+        if self.complaints.get(&lease.key) != Some(&why) {
+            tracing::warn!("lease {lease} is not connected: {why}");
+            self.complaints.insert(lease.key, why);
+        }
+    }
+
+    async fn reach_of(&mut self, lease: &Lease) -> Reach {
+        if !self.backend.wants_reach() {
+            return Reach::Routed;
+        }
+        let ip = IpAddr::V4(lease.attrs.public_ip);
+        if let Some(reach) = self.reach.get(&ip) {
+            return *reach;
+        }
+        let reach = match self.kernel.is_on_link(ip).await {
+            Ok(true) => Reach::OnLink,
+            // A host without any route is left to the tunnel, which then says so.
+            Ok(false) | Err(_) => Reach::Routed,
+        };
+        self.reach.insert(ip, reach);
+        reach
+    }
+}

@@ -1,0 +1,160 @@
+//! Making what stands what is desired.
+//!
+//! The reconciler remembers what it installed. An entry that failed is simply not remembered, so the next round plans
+//! it again; its reason is told once, not every round.
+
+use std::collections::BTreeMap;
+
+use flannel_core::entry::{Entry, Plan, Slot, Table};
+
+use crate::backend::udp::Tunnels;
+use crate::kernel::{Kernel, KernelError, Scope};
+
+/// The entries of one backend.
+pub struct Reconciler<K> {
+    kernel: K,
+    tunnels: Option<Tunnels>,
+    installed: Table,
+    /// What was last said about a slot that fails.
+    complaints: BTreeMap<Slot, String>,
+}
+
+impl<K: Kernel> Reconciler<K> {
+    /// Nothing is taken to be installed; entries of an earlier run are found by [`Reconciler::look`].
+    pub fn new(kernel: K, tunnels: Option<Tunnels>) -> Self {
+        Self { kernel, tunnels, installed: Table::default(), complaints: BTreeMap::new() }
+    }
+
+    /// Looks at what really stands in the kernel. Tunnels are not the kernel's and stay as they are.
+    pub async fn look(&mut self, scope: &Scope) -> Result<(), KernelError> {
+        let mut stands = self.kernel.list(scope).await?;
+        self.installed.iter().filter(|e| matches!(e, Entry::Tunnel { .. })).for_each(|e| stands.put(*e));
+        self.installed = stands;
+        Ok(())
+    }
+
+    /// Carries out the difference; says how many entries could not be put or removed.
+    pub async fn run(&mut self, desired: &Table) -> usize {
+        let plan = Plan::between(&self.installed, desired);
+        if plan.is_empty() {
+            self.complaints.clear();
+            return 0;
+        }
+        let (mut put, mut removed, mut failed) = (0, 0, 0);
+        let mut tunnels_changed = false;
+        for entry in &plan.put {
+            let result = match entry {
+                Entry::Tunnel { .. } if self.tunnels.is_some() => {
+                    tunnels_changed = true;
+                    Ok(())
+                }
+                entry => self.kernel.put(entry).await,
+            };
+            if self.done(entry, result) {
+                tracing::debug!("put {entry}");
+                self.installed.put(*entry);
+                put += 1;
+            } else {
+                failed += 1;
+            }
+        }
+        for entry in &plan.remove {
+            let result = match entry {
+                Entry::Tunnel { .. } if self.tunnels.is_some() => {
+                    tunnels_changed = true;
+                    Ok(())
+                }
+                entry => self.kernel.remove(entry).await,
+            };
+            if self.done(entry, result) {
+                tracing::debug!("removed {entry}");
+                self.installed.remove(entry);
+                removed += 1;
+            } else {
+                failed += 1;
+            }
+        }
+        if let Some(tunnels) = self.tunnels.as_ref().filter(|_| tunnels_changed) {
+            tunnels.replace(self.installed.iter().filter_map(|entry| match entry {
+                Entry::Tunnel { subnet, to } => Some((*subnet, *to)),
+                _ => None,
+            }));
+        }
+        if put + removed > 0 {
+            tracing::info!(
+                "programmed: {put} put, {removed} removed, {failed} failed, {} in force",
+                self.installed.len()
+            );
+        }
+        failed
+    }
+
+    /// Whether it went well; if not, says why unless that was said before.
+    fn done(&mut self, entry: &Entry, result: Result<(), KernelError>) -> bool {
+        let slot = entry.slot();
+        let Err(error) = result else {
+            self.complaints.remove(&slot);
+            return true;
+        };
+        let text = error.to_string();
+        if self.complaints.get(&slot) != Some(&text) {
+            tracing::warn!("{text}; it is tried again");
+            self.complaints.insert(slot, text);
+        }
+        false
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::kernel::fake::FakeKernel;
+    use flannel_core::entry::{LinkIndex, Route};
+    use std::net::Ipv4Addr;
+
+    fn route(net: u8, via: u8) -> Entry {
+        Entry::Route(Route {
+            dst: format!("10.5.{net}.0/24").parse().unwrap(),
+            via: Some(Ipv4Addr::new(192, 0, 2, via).into()),
+            link: LinkIndex(2),
+            onlink: false,
+        })
+    }
+
+    #[tokio::test]
+    async fn what_failed_is_tried_again_until_it_stands() {
+        let mut reconciler = Reconciler::new(FakeKernel::default(), None);
+        let desired = Table::from_iter([route(1, 1), route(2, 2), route(3, 3)]);
+        reconciler.kernel.failing.set(2);
+        assert_eq!(reconciler.run(&desired).await, 2);
+        assert_eq!(reconciler.run(&desired).await, 0);
+        assert_eq!(*reconciler.kernel.table.borrow(), desired);
+        let calls = reconciler.kernel.log.borrow().len();
+        assert_eq!(reconciler.run(&desired).await, 0);
+        assert_eq!(reconciler.kernel.log.borrow().len(), calls, "nothing to do is nothing done");
+    }
+
+    #[tokio::test]
+    async fn a_look_finds_what_others_did() {
+        let mut reconciler = Reconciler::new(FakeKernel::default(), None);
+        let desired = Table::from_iter([route(1, 1)]);
+        assert_eq!(reconciler.run(&desired).await, 0);
+        *reconciler.kernel.table.borrow_mut() = Table::from_iter([route(1, 9), route(7, 7)]);
+        reconciler.look(&Scope::default()).await.unwrap();
+        assert_eq!(reconciler.run(&desired).await, 0);
+        assert_eq!(*reconciler.kernel.table.borrow(), desired);
+    }
+
+    #[tokio::test]
+    async fn tunnels_go_to_the_proxy_and_survive_a_look() {
+        let tunnels = Tunnels::default();
+        let mut reconciler = Reconciler::new(FakeKernel::default(), Some(tunnels.clone()));
+        let tunnel = Entry::Tunnel { subnet: "10.5.1.0/24".parse().unwrap(), to: Ipv4Addr::new(192, 0, 2, 1) };
+        assert_eq!(reconciler.run(&Table::from_iter([tunnel, route(1, 1)])).await, 0);
+        reconciler.look(&Scope::default()).await.unwrap();
+        assert_eq!(reconciler.run(&Table::from_iter([tunnel])).await, 0);
+        assert_eq!(tunnels.host_of(Ipv4Addr::new(10, 5, 1, 9)), Some(Ipv4Addr::new(192, 0, 2, 1)));
+        assert_eq!(reconciler.run(&Table::default()).await, 0);
+        assert_eq!(tunnels.host_of(Ipv4Addr::new(10, 5, 1, 9)), None);
+    }
+}

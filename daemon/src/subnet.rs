@@ -1,0 +1,170 @@
+//! The lease protocol: take a subnet, keep it, follow the others.
+//!
+//! Every write is by compare: a host that slept, or lost a race, never overwrites another's lease. Contract,
+//! sections 2.4 to 2.7.
+
+use std::time::Duration;
+
+use flannel_core::allocate;
+use flannel_core::config::NetworkConfig;
+use flannel_core::ipnet::IpNet;
+use flannel_core::key::SubnetKey;
+use flannel_core::lease::{LeaseAttrs, TTL_SECONDS};
+use flannel_core::subnet_env::PreviousSubnets;
+
+use crate::backoff::Backoff;
+use crate::error::Error;
+use store::{Expect, Revision, StoreError, Stored, SubnetStore, Written};
+
+pub mod etcd;
+pub mod follow;
+#[cfg(any(test, feature = "testing"))]
+pub mod memory;
+pub mod store;
+
+/// How long a lease is asked for.
+const TTL: Duration = Duration::from_secs(TTL_SECONDS.unsigned_abs());
+/// How often a lost race is tried again before the daemon gives up. Each try draws among up to a hundred free
+/// subnets, so this many losses mean something else is wrong.
+const TRIES: u32 = 100;
+
+/// A lease this host holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Held {
+    /// The subnets.
+    pub key: SubnetKey,
+    /// How long it lives from now unless renewed.
+    pub ttl: Duration,
+}
+
+/// Takes and keeps this host's lease.
+pub struct SubnetManager<'a, S> {
+    store: &'a S,
+    attrs: LeaseAttrs,
+    rng: fastrand::Rng,
+}
+
+/// What became of keeping a lease.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Kept {
+    /// It is ours for this long.
+    Ours(Duration),
+    /// Another host holds it: its public address, or why its value can't be read.
+    Foreign(String),
+}
+
+impl<'a, S: SubnetStore> SubnetManager<'a, S> {
+    /// A manager that publishes these attributes.
+    pub fn new(store: &'a S, attrs: LeaseAttrs, rng: fastrand::Rng) -> Self {
+        Self { store, attrs, rng }
+    }
+
+    /// Takes a lease: the one with our public address, else the subnet of an earlier run, else a free one.
+    pub async fn acquire(&mut self, config: &NetworkConfig, previous: &PreviousSubnets) -> Result<Held, Error> {
+        let mut backoff = Backoff::new(Duration::from_millis(10), Duration::from_secs(1));
+        for _ in 0..TRIES {
+            if let Some(held) = self.try_acquire(config, previous).await? {
+                return Ok(held);
+            }
+            tracing::info!("another host was quicker to take the subnet: trying again");
+            backoff.pause().await;
+        }
+        Err(Error::LostRaces(TRIES))
+    }
+
+    /// One try; nothing when the race was lost.
+    async fn try_acquire(&mut self, config: &NetworkConfig, previous: &PreviousSubnets) -> Result<Option<Held>, Error> {
+        let (leases, _) = self.store.list().await?;
+        let fits = |key: &SubnetKey| fits(config, key);
+        if let Some(own) = leases.iter().find(|l| self.is_ours(l)) {
+            if fits(&own.key) {
+                tracing::info!("found lease {} of this host's public address: taking it over", own.key);
+                return self.write(own.key, Expect::Revision(own.revision)).await;
+            }
+            tracing::warn!("lease {} of this host's public address does not fit the config: removing it", own.key);
+            self.store.delete(own.key, own.revision).await?;
+            return Ok(None);
+        }
+        let taken = || leases.iter().flat_map(|l| l.key.nets());
+        let wanted =
+            SubnetKey::new(previous.v4.filter(|_| config.v4.is_some()), previous.v6.filter(|_| config.v6.is_some()));
+        if let Some(key) = wanted.filter(fits) {
+            let overlaps = |a: &IpNet| key.nets().any(|b| a.contains(&b) || b.contains(a));
+            if !taken().any(|net| overlaps(&net)) {
+                tracing::info!("taking subnet {key} of an earlier run again");
+                return self.write(key, Expect::Absent).await;
+            }
+            tracing::warn!("subnet {key} of an earlier run is taken by another host: picking a free one");
+        }
+        let mut picked = Vec::new();
+        for range in config.ranges() {
+            let net = allocate::pick(range, taken(), &mut self.rng);
+            picked.push(net.ok_or_else(|| Error::out_of_subnets(config, leases.len()))?);
+        }
+        let key = SubnetKey::new(
+            picked.iter().find_map(|n| if let IpNet::V4(n) = n { Some(*n) } else { None }),
+            picked.iter().find_map(|n| if let IpNet::V6(n) = n { Some(*n) } else { None }),
+        );
+        // A checked config has at least one family.
+        let key = key.ok_or_else(|| Error::out_of_subnets(config, leases.len()))?;
+        self.write(key, Expect::Absent).await
+    }
+
+    async fn write(&self, key: SubnetKey, expect: Expect) -> Result<Option<Held>, Error> {
+        Ok(match self.store.put(key, &self.attrs, TTL, expect).await? {
+            Written::Yes { ttl, .. } => Some(Held { key, ttl }),
+            Written::Raced => None,
+        })
+    }
+
+    /// Makes the lease ours for another full time: renewal, and putting it back when it was removed or ran out.
+    pub async fn keep(&self, key: SubnetKey) -> Result<Kept, StoreError> {
+        loop {
+            let expect = match self.store.get(key).await? {
+                None => {
+                    tracing::warn!("lease {key} was removed from etcd: putting it back");
+                    Expect::Absent
+                }
+                Some(lease) if self.is_ours(&lease) => Expect::Revision(lease.revision),
+                Some(lease) => return Ok(Kept::Foreign(holder(&lease))),
+            };
+            if let Written::Yes { ttl, .. } = self.store.put(key, &self.attrs, TTL, expect).await? {
+                return Ok(Kept::Ours(ttl));
+            }
+            // Written in between: look again.
+        }
+    }
+
+    /// A lease is this host's by its public address (contract, section 2.4): IPv4's, or IPv6's where there is no IPv4.
+    fn is_ours(&self, lease: &Stored) -> bool {
+        let Ok(attrs) = &lease.attrs else { return false };
+        if self.attrs.public_ip.is_unspecified() {
+            attrs.public_ipv6 == self.attrs.public_ipv6
+        } else {
+            attrs.public_ip == self.attrs.public_ip
+        }
+    }
+}
+
+/// Whether the config gives out these subnets: the same families, each within its range and of its length.
+fn fits(config: &NetworkConfig, key: &SubnetKey) -> bool {
+    let fits = |range: &Option<flannel_core::config::Range>, net: Option<IpNet>| match (range, net) {
+        (Some(range), Some(net)) => range.fits(&net),
+        (None, None) => true,
+        _ => false,
+    };
+    fits(&config.v4, key.v4().map(IpNet::V4)) && fits(&config.v6, key.v6().map(IpNet::V6))
+}
+
+fn holder(lease: &Stored) -> String {
+    match &lease.attrs {
+        Ok(attrs) => attrs.public_ip.to_string(),
+        Err(bad) => format!("a host whose lease can't be read ({bad})"),
+    }
+}
+
+/// The revision before any.
+pub const START: Revision = Revision(0);
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,317 @@
+//! The store in etcd v3, with upstream's keys and values (contract, section 2).
+//!
+//! One endpoint is used at a time; one that does not answer makes the next call go to the next. So a dead endpoint in
+//! the list costs one time limit, not every second call.
+
+use std::cell::RefCell;
+use std::collections::HashSet;
+use std::error::Error as _;
+use std::future::Future;
+use std::time::Duration;
+
+use etcd_client::{
+    Certificate, Client, Compare, CompareOp, ConnectOptions, Error as EtcdError, EventType, GetOptions, Identity,
+    KeyValue, PutOptions, TlsOptions, Txn, TxnOp, WatchOptions, WatchResponse,
+};
+use flannel_core::key::{SubnetKey, etcd_key};
+use flannel_core::lease::{BadLease, LeaseAttrs};
+use futures_util::{Stream, StreamExt, stream};
+
+use super::store::{Expect, News, Revision, StoreError, Stored, SubnetStore, Written};
+use crate::opts::EtcdOptions;
+
+/// How long a connection may take to come up, and how long an answer may.
+const CONNECT: Duration = Duration::from_secs(2);
+const ANSWER: Duration = Duration::from_secs(5);
+/// How often a silent connection is probed, and how long the probe's answer may take: a watch learns of a black hole
+/// only by this.
+const PROBE: (Duration, Duration) = (Duration::from_secs(10), Duration::from_secs(5));
+
+/// The store under one prefix.
+pub struct EtcdStore {
+    endpoints: Vec<String>,
+    options: ConnectOptions,
+    user: Option<(String, String)>,
+    config_key: String,
+    subnets_key: String,
+    connected: RefCell<Connected>,
+    /// Keys that were already complained about, so that each is named once.
+    named: RefCell<HashSet<String>>,
+}
+
+#[derive(Default)]
+struct Connected {
+    client: Option<Client>,
+    endpoint: usize,
+}
+
+impl EtcdStore {
+    /// Checks the options and reads the certificates; nothing is connected yet.
+    pub fn new(options: &EtcdOptions) -> Result<Self, StoreError> {
+        let endpoints = options.endpoints.split(',').map(str::trim).filter(|e| !e.is_empty()).map(endpoint);
+        let endpoints = endpoints.collect::<Result<Vec<_>, _>>()?;
+        if endpoints.is_empty() {
+            return Err(StoreError::Setup(
+                "flag -etcd-endpoints: give at least one URL like http://10.0.0.1:2379".into(),
+            ));
+        }
+        let mut connect = ConnectOptions::new()
+            .with_connect_timeout(CONNECT)
+            .with_keep_alive(PROBE.0, PROBE.1)
+            .with_keep_alive_while_idle(true)
+            .with_require_leader(true)
+            .with_auto_token_refresh(true);
+        if endpoints.iter().any(|e| e.starts_with("https://")) {
+            connect = connect.with_tls(tls(options)?);
+            if let Some(plain) = endpoints.iter().find(|e| e.starts_with("http://")) {
+                return Err(StoreError::Setup(format!(
+                    "flag -etcd-endpoints: {plain} beside https endpoints: use one scheme for all"
+                )));
+            }
+        }
+        let both = !options.username.is_empty() && !options.password.is_empty();
+        Ok(Self {
+            endpoints,
+            options: connect,
+            user: both.then(|| (options.username.clone(), options.password.clone())),
+            config_key: etcd_key(&options.prefix, "config"),
+            subnets_key: etcd_key(&options.prefix, "subnets"),
+            connected: RefCell::default(),
+            named: RefCell::default(),
+        })
+    }
+
+    /// The config's key.
+    pub fn config_key(&self) -> &str {
+        &self.config_key
+    }
+
+    fn lease_key(&self, key: SubnetKey) -> String {
+        format!("{}/{key}", self.subnets_key)
+    }
+
+    /// Runs `operation` on the endpoint in use, or on the next that answers.
+    async fn call<T, F>(&self, operation: impl Fn(Client) -> F) -> Result<T, StoreError>
+    where
+        F: Future<Output = Result<T, EtcdError>>,
+    {
+        let mut reasons = Vec::new();
+        for _ in &self.endpoints {
+            let attempt = async { operation(self.client().await?).await };
+            let reason = match tokio::time::timeout(ANSWER, attempt).await {
+                Ok(Ok(value)) => return Ok(value),
+                Ok(Err(error)) if !is_transport(&error) => return Err(StoreError::Refused(reason(&error))),
+                Ok(Err(error)) => reason(&error),
+                Err(_) => format!("no answer within {} s", ANSWER.as_secs()),
+            };
+            reasons.push(format!("{}: {reason}", self.give_up_endpoint()));
+        }
+        Err(StoreError::Unreachable(reasons.join("; ")))
+    }
+
+    async fn client(&self) -> Result<Client, EtcdError> {
+        let endpoint = {
+            let connected = self.connected.borrow();
+            if let Some(client) = &connected.client {
+                return Ok(client.clone());
+            }
+            self.endpoints[connected.endpoint].clone()
+        };
+        let connect = |user: Option<&(String, String)>| {
+            let options = match user {
+                Some((name, password)) => self.options.clone().with_user(name, password),
+                None => self.options.clone(),
+            };
+            Client::connect([endpoint.clone()], Some(options))
+        };
+        let client = match connect(self.user.as_ref()).await {
+            // A user is no harm where etcd has authentication switched off.
+            Err(error) if self.user.is_some() && reason(&error).contains("authentication is not enabled") => {
+                connect(None).await?
+            }
+            other => other?,
+        };
+        self.connected.borrow_mut().client = Some(client.clone());
+        Ok(client)
+    }
+
+    /// Drops the connection in use and moves on; returns the endpoint it was.
+    fn give_up_endpoint(&self) -> &str {
+        let mut connected = self.connected.borrow_mut();
+        let was = connected.endpoint;
+        *connected = Connected { client: None, endpoint: (was + 1) % self.endpoints.len() };
+        &self.endpoints[was]
+    }
+
+    fn stored(&self, kv: &KeyValue) -> Option<Stored> {
+        let key = self.subnet_key(kv.key())?;
+        let attrs = std::str::from_utf8(kv.value())
+            .map_err(|_| BadLease("no UTF-8 text".into()))
+            .and_then(LeaseAttrs::from_json);
+        Some(Stored { key, attrs, revision: Revision(kv.mod_revision()) })
+    }
+
+    fn subnet_key(&self, key: &[u8]) -> Option<SubnetKey> {
+        let key = String::from_utf8_lossy(key);
+        match SubnetKey::from_etcd_key(&key) {
+            Ok(key) => Some(key),
+            Err(error) => {
+                if self.named.borrow_mut().insert(key.into_owned()) {
+                    tracing::warn!("etcd key is skipped: {error}; delete it if nothing needs it");
+                }
+                None
+            }
+        }
+    }
+
+    fn news(&self, response: &WatchResponse) -> Vec<Result<News, StoreError>> {
+        if response.compact_revision() > 0 {
+            return vec![Ok(News::Compacted)];
+        }
+        if response.canceled() {
+            return vec![Err(StoreError::Unreachable(format!("etcd ended the watch: {}", response.cancel_reason())))];
+        }
+        let events = response.events().iter().filter_map(|event| {
+            let kv = event.kv()?;
+            match event.event_type() {
+                EventType::Put => self.stored(kv).map(News::Put),
+                EventType::Delete => self.subnet_key(kv.key()).map(News::Delete),
+            }
+        });
+        let progress = response.header().map(|header| News::Progress(Revision(header.revision())));
+        events.chain(progress).map(Ok).collect()
+    }
+}
+
+impl SubnetStore for EtcdStore {
+    async fn config(&self) -> Result<String, StoreError> {
+        let response = self.call(|mut c| async move { c.get(self.config_key.as_str(), None).await }).await?;
+        let kv = response.kvs().first().ok_or_else(|| StoreError::NoConfig(self.config_key.clone()))?;
+        Ok(String::from_utf8_lossy(kv.value()).into_owned())
+    }
+
+    async fn list(&self) -> Result<(Vec<Stored>, Revision), StoreError> {
+        let prefix = || Some(GetOptions::new().with_prefix());
+        let response = self.call(|mut c| async move { c.get(self.subnets_key.as_str(), prefix()).await }).await?;
+        let revision = Revision(response.header().map_or(0, etcd_client::ResponseHeader::revision));
+        Ok((response.kvs().iter().filter_map(|kv| self.stored(kv)).collect(), revision))
+    }
+
+    async fn get(&self, key: SubnetKey) -> Result<Option<Stored>, StoreError> {
+        let response = self.call(|mut c| async move { c.get(self.lease_key(key), None).await }).await?;
+        Ok(response.kvs().first().and_then(|kv| self.stored(kv)))
+    }
+
+    async fn put(
+        &self,
+        key: SubnetKey,
+        attrs: &LeaseAttrs,
+        ttl: Duration,
+        expect: Expect,
+    ) -> Result<Written, StoreError> {
+        let (path, value) = (self.lease_key(key), attrs.to_json());
+        let condition = match expect {
+            Expect::Absent => Compare::version(path.as_str(), CompareOp::Equal, 0),
+            Expect::Revision(Revision(at)) => Compare::mod_revision(path.as_str(), CompareOp::Equal, at),
+        };
+        let seconds = i64::try_from(ttl.as_secs()).unwrap_or(i64::MAX);
+        self.call(|mut client| {
+            let (path, value, condition) = (path.clone(), value.clone(), condition.clone());
+            async move {
+                let lease = client.lease_grant(seconds, None).await?;
+                let put = TxnOp::put(path, value, Some(PutOptions::new().with_lease(lease.id())));
+                let response = client.txn(Txn::new().when([condition]).and_then([put])).await?;
+                if !response.succeeded() {
+                    client.lease_revoke(lease.id()).await?;
+                    return Ok(Written::Raced);
+                }
+                let revision = Revision(response.header().map_or(0, etcd_client::ResponseHeader::revision));
+                Ok(Written::Yes { ttl: Duration::from_secs(lease.ttl().unsigned_abs()), revision })
+            }
+        })
+        .await
+    }
+
+    async fn delete(&self, key: SubnetKey, revision: Revision) -> Result<bool, StoreError> {
+        let path = self.lease_key(key);
+        let response = self
+            .call(|mut client| {
+                let unchanged = Compare::mod_revision(path.as_str(), CompareOp::Equal, revision.0);
+                let delete = TxnOp::delete(path.as_str(), None);
+                async move { client.txn(Txn::new().when([unchanged]).and_then([delete])).await }
+            })
+            .await?;
+        Ok(response.succeeded())
+    }
+
+    async fn watch(&self, after: Revision) -> Result<impl Stream<Item = Result<News, StoreError>> + Unpin, StoreError> {
+        let options = || Some(WatchOptions::new().with_prefix().with_start_revision(after.0 + 1));
+        let watch = self.call(|mut c| async move { c.watch(self.subnets_key.as_str(), options()).await }).await?;
+        Ok(watch.flat_map(|response| {
+            stream::iter(match response {
+                Ok(response) => self.news(&response),
+                Err(error) => {
+                    let reason = reason(&error);
+                    vec![Err(StoreError::Unreachable(format!("{}: {reason}", self.give_up_endpoint())))]
+                }
+            })
+        }))
+    }
+}
+
+fn endpoint(text: &str) -> Result<String, StoreError> {
+    let text = text.trim_end_matches('/');
+    let host = text.strip_prefix("http://").or_else(|| text.strip_prefix("https://"));
+    if host.is_some_and(|host| !host.is_empty() && !host.contains('/')) {
+        Ok(text.to_owned())
+    } else {
+        Err(StoreError::Setup(format!("flag -etcd-endpoints: {text:?} is no URL like http://10.0.0.1:2379")))
+    }
+}
+
+fn tls(options: &EtcdOptions) -> Result<TlsOptions, StoreError> {
+    let read = |flag: &str, path: &str| {
+        std::fs::read(path).map_err(|e| StoreError::Setup(format!("flag -{flag}: can't read {path}: {e}")))
+    };
+    let mut tls = TlsOptions::new();
+    if options.cafile.is_empty() {
+        tls = tls.with_native_roots();
+    } else {
+        tls = tls.ca_certificate(Certificate::from_pem(read("etcd-cafile", &options.cafile)?));
+    }
+    match (options.certfile.as_str(), options.keyfile.as_str()) {
+        ("", "") => Ok(tls),
+        ("", _) => Err(StoreError::Setup("flag -etcd-keyfile needs -etcd-certfile beside it".into())),
+        (_, "") => Err(StoreError::Setup("flag -etcd-certfile needs -etcd-keyfile beside it".into())),
+        (cert, key) => Ok(tls.identity(Identity::from_pem(read("etcd-certfile", cert)?, read("etcd-keyfile", key)?))),
+    }
+}
+
+/// Whether the error says that etcd was not reached or can't serve now, rather than that it refused.
+fn is_transport(error: &EtcdError) -> bool {
+    match error {
+        EtcdError::TransportError(_) | EtcdError::IoError(_) | EtcdError::WatchError(_) | EtcdError::Internal(_) => {
+            true
+        }
+        // Unavailable: not connected, or no leader. Unknown and Internal: the connection broke under the call.
+        EtcdError::GRpcStatus(status) => matches!(i32::from(status.code()), 1 | 2 | 4 | 13 | 14),
+        _ => false,
+    }
+}
+
+/// The innermost cause, which is the one that means something ("Connection refused").
+fn reason(error: &EtcdError) -> String {
+    let (mut text, mut cause): (String, Option<&dyn std::error::Error>) = match error {
+        EtcdError::GRpcStatus(status) => (status.message().to_owned(), status.source()),
+        EtcdError::TransportError(error) => (error.to_string(), error.source()),
+        other => (other.to_string(), None),
+    };
+    while let Some(error) = cause {
+        let inner = error.to_string();
+        if !inner.is_empty() {
+            text = inner;
+        }
+        cause = error.source();
+    }
+    text
+}

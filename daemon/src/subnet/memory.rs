@@ -1,0 +1,161 @@
+//! The store in memory, for tests: the same contract as etcd's, with faults on demand.
+
+use std::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use flannel_core::key::SubnetKey;
+use flannel_core::lease::LeaseAttrs;
+use futures_util::{Stream, stream};
+use tokio::sync::Notify;
+
+use super::store::{Expect, News, Revision, StoreError, Stored, SubnetStore, Written};
+
+/// What another host does at an unfortunate moment.
+pub type Interference = Box<dyn FnOnce(&MemoryStore)>;
+
+/// A store with a history.
+#[derive(Default)]
+pub struct MemoryStore {
+    /// The config's text, if there is one.
+    pub config: RefCell<Option<String>>,
+    /// How many of the next calls fail as if no endpoint answered.
+    pub unreachable: Cell<u32>,
+    /// Runs once just before the next write: another host being quicker.
+    pub before_put: RefCell<Option<Interference>>,
+    history: RefCell<Vec<(SubnetKey, Option<String>)>>,
+    compacted: Cell<i64>,
+    news: Notify,
+}
+
+impl MemoryStore {
+    /// A store with this config.
+    pub fn with_config(text: &str) -> Self {
+        Self { config: RefCell::new(Some(text.to_owned())), ..Self::default() }
+    }
+
+    /// Writes a value as another host, or a person, would.
+    pub fn write(&self, key: SubnetKey, value: &str) {
+        self.history.borrow_mut().push((key, Some(value.to_owned())));
+        self.news.notify_waiters();
+    }
+
+    /// Removes a key as another host, a person or its end would.
+    pub fn remove(&self, key: SubnetKey) {
+        self.history.borrow_mut().push((key, None));
+        self.news.notify_waiters();
+    }
+
+    /// Forgets the history up to now.
+    pub fn compact(&self) {
+        self.compacted.set(self.revision());
+    }
+
+    /// The values by key.
+    pub fn values(&self) -> BTreeMap<SubnetKey, String> {
+        self.state().into_iter().map(|(key, (value, _))| (key, value)).collect()
+    }
+
+    fn state(&self) -> BTreeMap<SubnetKey, (String, i64)> {
+        let mut state = BTreeMap::new();
+        for (revision, (key, value)) in (1..).zip(self.history.borrow().iter()) {
+            match value {
+                Some(value) => state.insert(*key, (value.clone(), revision)),
+                None => state.remove(key),
+            };
+        }
+        state
+    }
+
+    fn revision(&self) -> i64 {
+        i64::try_from(self.history.borrow().len()).unwrap_or(i64::MAX)
+    }
+
+    fn reach(&self) -> Result<(), StoreError> {
+        let left = self.unreachable.get();
+        self.unreachable.set(left.saturating_sub(1));
+        if left > 0 { Err(StoreError::Unreachable("switched off".into())) } else { Ok(()) }
+    }
+
+    fn next_news(&self, after: i64) -> Option<(News, i64)> {
+        if after < self.compacted.get() {
+            return Some((News::Compacted, self.revision()));
+        }
+        let history = self.history.borrow();
+        let (key, value) = history.get(usize::try_from(after).ok()?)?;
+        let news = match value {
+            Some(value) => News::Put(stored(*key, value, after + 1)),
+            None => News::Delete(*key),
+        };
+        Some((news, after + 1))
+    }
+}
+
+fn stored(key: SubnetKey, value: &str, revision: i64) -> Stored {
+    Stored { key, attrs: LeaseAttrs::from_json(value), revision: Revision(revision) }
+}
+
+impl SubnetStore for MemoryStore {
+    async fn config(&self) -> Result<String, StoreError> {
+        self.reach()?;
+        self.config.borrow().clone().ok_or_else(|| StoreError::NoConfig("/config".into()))
+    }
+
+    async fn list(&self) -> Result<(Vec<Stored>, Revision), StoreError> {
+        self.reach()?;
+        let leases = self.state().into_iter().map(|(key, (value, revision))| stored(key, &value, revision));
+        Ok((leases.collect(), Revision(self.revision())))
+    }
+
+    async fn get(&self, key: SubnetKey) -> Result<Option<Stored>, StoreError> {
+        self.reach()?;
+        Ok(self.state().get(&key).map(|(value, revision)| stored(key, value, *revision)))
+    }
+
+    async fn put(
+        &self,
+        key: SubnetKey,
+        attrs: &LeaseAttrs,
+        ttl: Duration,
+        expect: Expect,
+    ) -> Result<Written, StoreError> {
+        self.reach()?;
+        let before = self.before_put.borrow_mut().take();
+        if let Some(before) = before {
+            before(self);
+        }
+        let stands = self.state().get(&key).map(|(_, revision)| Revision(*revision));
+        let expected = match expect {
+            Expect::Absent => None,
+            Expect::Revision(revision) => Some(revision),
+        };
+        if stands != expected {
+            return Ok(Written::Raced);
+        }
+        self.write(key, &attrs.to_json());
+        Ok(Written::Yes { ttl, revision: Revision(self.revision()) })
+    }
+
+    async fn delete(&self, key: SubnetKey, revision: Revision) -> Result<bool, StoreError> {
+        self.reach()?;
+        let same = self.state().get(&key).is_some_and(|(_, at)| Revision(*at) == revision);
+        if same {
+            self.remove(key);
+        }
+        Ok(same)
+    }
+
+    async fn watch(&self, after: Revision) -> Result<impl Stream<Item = Result<News, StoreError>> + Unpin, StoreError> {
+        self.reach()?;
+        let next = move |after: i64| async move {
+            loop {
+                let woken = self.news.notified();
+                if let Some((news, after)) = self.next_news(after) {
+                    return Some((Ok(news), after));
+                }
+                woken.await;
+            }
+        };
+        Ok(Box::pin(stream::unfold(after.0, next)))
+    }
+}

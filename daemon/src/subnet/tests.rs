@@ -1,0 +1,108 @@
+use std::net::Ipv4Addr;
+
+use super::memory::MemoryStore;
+use super::*;
+
+const NETWORK: &str = r#"{"Network":"10.5.0.0/28"}"#;
+
+fn config() -> NetworkConfig {
+    NetworkConfig::parse(NETWORK).unwrap()
+}
+
+fn attrs(host: u8) -> LeaseAttrs {
+    LeaseAttrs::new(Ipv4Addr::new(192, 0, 2, host))
+}
+
+fn manager(store: &MemoryStore, host: u8) -> SubnetManager<'_, MemoryStore> {
+    SubnetManager::new(store, attrs(host), fastrand::Rng::with_seed(u64::from(host)))
+}
+
+fn key(text: &str) -> SubnetKey {
+    text.parse().unwrap()
+}
+
+async fn acquire(store: &MemoryStore, host: u8, previous: Option<&str>) -> Result<SubnetKey, Error> {
+    let previous = PreviousSubnets { v4: previous.map(|p| p.parse().unwrap()), v6: None };
+    manager(store, host).acquire(&config(), &previous).await.map(|held| held.key)
+}
+
+#[tokio::test(start_paused = true)]
+async fn each_host_gets_its_own_until_none_is_left() {
+    let store = MemoryStore::default();
+    let mut taken = Vec::new();
+    for host in 1..=3 {
+        taken.push(acquire(&store, host, None).await.unwrap());
+    }
+    taken.sort();
+    assert_eq!(taken, [key("10.5.0.4-30"), key("10.5.0.8-30"), key("10.5.0.12-30")]);
+    let error = acquire(&store, 4, None).await.unwrap_err().to_string();
+    assert_eq!(
+        error,
+        "out of subnets: 3 leases leave no free subnet; the range is 10.5.0.4 .. 10.5.0.12 of 10.5.0.0/28 in /30: \
+         widen SubnetMin/SubnetMax or Network, lengthen SubnetLen, or delete dead leases"
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_same_public_address_gets_the_same_lease() {
+    let store = MemoryStore::default();
+    let first = acquire(&store, 1, None).await.unwrap();
+    assert_eq!(acquire(&store, 1, Some("10.5.0.12/30")).await.unwrap(), first);
+    assert_eq!(store.values().len(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_lease_that_no_longer_fits_is_given_back() {
+    let store = MemoryStore::default();
+    store.write(key("10.5.0.0-30"), &attrs(1).to_json());
+    let got = acquire(&store, 1, None).await.unwrap();
+    assert_ne!(got, key("10.5.0.0-30"));
+    assert_eq!(store.values().keys().collect::<Vec<_>>(), [&got]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_earlier_subnet_is_taken_again_if_free_and_fitting() {
+    let store = MemoryStore::default();
+    assert_eq!(acquire(&store, 1, Some("10.5.0.8/30")).await.unwrap(), key("10.5.0.8-30"));
+    assert_ne!(acquire(&store, 2, Some("10.5.0.8/30")).await.unwrap(), key("10.5.0.8-30"));
+    assert_ne!(acquire(&store, 3, Some("10.9.0.8/30")).await.unwrap(), key("10.9.0.8-30"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_unreadable_lease_still_takes_its_subnet() {
+    let store = MemoryStore::default();
+    store.write(key("10.5.0.4-30"), "reserved");
+    store.write(key("10.5.0.8-29"), "reserved");
+    assert!(matches!(acquire(&store, 1, None).await, Err(Error::OutOfSubnets { taken: 2, .. })));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_lost_race_is_tried_again() {
+    let store = MemoryStore::default();
+    store.write(key("10.5.0.4-30"), &attrs(8).to_json());
+    // Whatever host 1 is about to take, host 9 takes just before it: 10.5.0.8 and 10.5.0.12 are left.
+    *store.before_put.borrow_mut() = Some(Box::new(|store| store.write(key("10.5.0.8-30"), &attrs(9).to_json())));
+    assert_eq!(acquire(&store, 1, Some("10.5.0.8/30")).await.unwrap(), key("10.5.0.12-30"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn keeping_puts_a_removed_lease_back_and_respects_a_new_owner() {
+    let store = MemoryStore::default();
+    let own = acquire(&store, 1, None).await.unwrap();
+    let manager = manager(&store, 1);
+    assert_eq!(manager.keep(own).await, Ok(Kept::Ours(TTL)));
+    store.remove(own);
+    assert_eq!(manager.keep(own).await, Ok(Kept::Ours(TTL)));
+    assert_eq!(store.values()[&own], attrs(1).to_json());
+    store.write(own, &attrs(9).to_json());
+    assert_eq!(manager.keep(own).await, Ok(Kept::Foreign("192.0.2.9".into())));
+    assert_eq!(store.values()[&own], attrs(9).to_json());
+}
+
+#[tokio::test(start_paused = true)]
+async fn keeping_never_overwrites_who_was_quicker() {
+    let store = MemoryStore::default();
+    let own = acquire(&store, 1, None).await.unwrap();
+    *store.before_put.borrow_mut() = Some(Box::new(move |store| store.write(own, &attrs(9).to_json())));
+    assert_eq!(manager(&store, 1).keep(own).await, Ok(Kept::Foreign("192.0.2.9".into())));
+}
