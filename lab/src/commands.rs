@@ -10,7 +10,7 @@ pub use up::up;
 use crate::args::Args;
 use crate::engine::Engine;
 use crate::host::LabHost;
-use crate::progress::Progress;
+use crate::progress::{Progress, print};
 use crate::workload::Workload;
 use crate::{Error, Result};
 
@@ -42,15 +42,16 @@ pub async fn matrix(args: &Args, progress: &Progress) -> Result<()> {
 /// Shows hosts, leases and containers.
 pub async fn status(args: &Args) -> Result<()> {
     let lab = Lab::find(&Engine::connect().await?, &args.name).await?;
-    println!("lab {}, {}, underlay {}.0/24", lab.name, lab.backend, lab.underlay);
+    print(format_args!("lab {}, {}, underlay {}.0/24\n", lab.name, lab.backend, lab.underlay));
     for host in &lab.hosts {
         let lease = host.lease().await.unwrap_or_else(|error| error.to_string());
-        println!("{} ({}): lease {lease}", host.name, host.container);
-        match host.docker(&["ps", "--format", "  {{.Names}} ({{.Image}}) {{.Status}} on {{.Networks}}"]).await {
-            Ok(containers) if containers.is_empty() => println!("  no containers"),
-            Ok(containers) => println!("  {}", containers.replace('\n', "\n  ")),
-            Err(error) => println!("  {error}"),
-        }
+        let format = "{{.Names}} ({{.Image}}) {{.Status}} on {{.Networks}}";
+        let containers = match host.docker(&["ps", "--format", format]).await {
+            Ok(none) if none.is_empty() => "no containers".to_owned(),
+            Ok(containers) => containers.replace('\n', "\n  "),
+            Err(error) => error.to_string(),
+        };
+        print(format_args!("{} ({}): lease {lease}\n  {containers}\n", host.name, host.container));
     }
     Ok(())
 }
@@ -85,14 +86,14 @@ async fn try_all(lab: &Lab, workloads: &[Workload], progress: &Progress) -> Resu
         progress.during("waits until all hosts know each other", settled).await?;
         let outcomes = crate::matrix::run(workloads, FILE_BYTES, progress).await?;
         let names: Vec<String> = workloads.iter().map(Workload::label).collect();
-        print!("{}", crate::matrix::render(&names, &outcomes));
+        print(format_args!("{}", crate::matrix::render(&names, &outcomes)));
         crate::matrix::all_up(workloads, &outcomes)?;
         Ok::<_, Error>(outcomes.len())
     };
     match tried.await {
         Ok(paths) => {
             let seconds = progress.elapsed().as_secs();
-            println!("all {paths} paths up, {}, {seconds} s", lab.backend);
+            print(format_args!("all {paths} paths up, {}, {seconds} s\n", lab.backend));
             Ok(())
         }
         Err(error) => {

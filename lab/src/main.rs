@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use flannel_lab::args::{self, Action};
-use flannel_lab::progress::Progress;
+use flannel_lab::progress::{Progress, print};
 use flannel_lab::{Error, commands};
 
 /// Exit code of a wrong command line; everything else that fails is 1.
@@ -21,7 +21,7 @@ async fn main() -> ExitCode {
             Action::Status => commands::status(&args).await,
             Action::Diagnose => commands::diagnose(&args, &progress).await,
             Action::Help => {
-                print!("{}", args::HELP);
+                print(format_args!("{}", args::HELP));
                 Ok(())
             }
         },

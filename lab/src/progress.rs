@@ -1,5 +1,6 @@
 //! Telling a person what goes on: one line a step, with the seconds since the start.
 
+use std::io::Write as _;
 use std::time::{Duration, Instant};
 
 /// Set by the scripts that did something before: the seconds that passed already.
@@ -13,6 +14,13 @@ const PATIENCE: Duration = Duration::from_secs(2);
 pub struct Progress {
     begin: Instant,
     before: Duration,
+}
+
+/// Prints text as it is. When nobody reads it any more (`flannel-lab up | head`), the work goes on all the same.
+pub fn print(text: std::fmt::Arguments<'_>) {
+    let mut stdout = std::io::stdout().lock();
+    // The only error that there can be is the one above.
+    drop(stdout.write_fmt(text).and_then(|()| stdout.flush()));
 }
 
 impl Progress {
@@ -46,8 +54,8 @@ impl Progress {
         }
     }
 
-    /// Prints one line.
+    /// Prints one line, with the clock before it.
     pub fn say(&self, text: impl std::fmt::Display) {
-        println!("[{:4}s] {text}", self.elapsed().as_secs());
+        print(format_args!("[{:4}s] {text}\n", self.elapsed().as_secs()));
     }
 }

@@ -10,7 +10,7 @@ use crate::args::Args;
 use crate::compose::Project;
 use crate::engine::Engine;
 use crate::host::LabHost;
-use crate::progress::Progress;
+use crate::progress::{Progress, print};
 use crate::{Error, Result, underlay};
 
 /// A host has a lease and a Docker in 3 to 6 s on a slow machine.
@@ -44,7 +44,7 @@ pub async fn up(args: &Args, progress: &Progress) -> Result<()> {
     progress.say("a flannel network and a container on each host: docker network create -d flannel demo");
     let workloads = progress.during("networks and containers", super::workloads(&lab.hosts)).await?;
     super::try_all(&lab, &workloads, progress).await?;
-    println!("{}", next_steps(&lab));
+    print(format_args!("\n{}\n", next_steps(&lab)));
     Ok(())
 }
 
@@ -121,8 +121,7 @@ fn next_steps(lab: &Lab) -> String {
     let host = &lab.hosts[0].container;
     let name = if lab.name == crate::args::DEFAULT_NAME { String::new() } else { format!(" --name {}", lab.name) };
     format!(
-        "\n\
-         a shell on host1:               docker exec -it {host} bash\n\
+        "a shell on host1:               docker exec -it {host} bash\n\
          a shell in its container:       docker exec -it {host} docker exec -it c1 sh\n\
          flannel's log there:            docker exec {host} docker -H unix:///run/docker-early.sock logs flannel\n\
          the leases in etcd:             docker exec {etcd} etcdctl get --prefix /coreos.com/network\n\
