@@ -1,4 +1,7 @@
-//! The lab: Docker hosts made of containers, and what is needed to try flannel on them.
+//! The lab: hosts that are not there until one makes them, and what is needed to try flannel on them.
+//!
+//! There are two kinds. [`netns`] makes hosts as network namespaces, for tests of the daemon in seconds. The rest makes
+//! Docker hosts as containers:
 //!
 //! A **lab** is an etcd and some **hosts** on one underlay network. A host is a container with two dockerds in it
 //! (docs/lab.md): the early one runs the `flannel` image, the main one runs **workloads** on flannel networks. The
@@ -18,6 +21,7 @@ pub mod error;
 pub mod eventually;
 pub mod host;
 pub mod matrix;
+pub mod netns;
 pub mod probe;
 pub mod progress;
 pub mod underlay;

@@ -1,0 +1,28 @@
+//! The binary `flanneld` from outside: hosts as network namespaces, a real etcd, and what an operator would look at
+//! (the file, the key, `ip`, `bridge`, `iptables-save`, packets). Needs root; `ci/netns` runs it.
+//!
+//! ```text
+//!    etcd .100      h1 .1        h2 .2       ...
+//!      |             |            |
+//!   ===+============ + ===========+====  172.31.77.0/24, the router is .254
+//!
+//!   h1: pod1 (lease + 2) -- cbr0 (lease + 1) -- [flannel.1 | flannel0 | plain route] -- eth0
+//! ```
+//!
+//! A module an idea; each test makes its own hosts, so all run at once.
+
+mod claim;
+mod command_line;
+mod config;
+mod errors;
+mod health;
+mod outage;
+mod peers;
+mod pods;
+mod recorded;
+mod restart;
+mod rules;
+mod support;
+mod udp;
+mod udp_packets;
+mod uplink;

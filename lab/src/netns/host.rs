@@ -1,0 +1,138 @@
+//! A host: a namespace with an address on the underlay, a directory for its files, and the daemons started on it.
+
+use std::net::Ipv4Addr;
+use std::ops::Deref;
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
+
+use super::{Context, Daemon, Flanneld, Namespace, Process, Result, SubnetEnv};
+
+/// One host. What can be done in a namespace can be done on it.
+#[derive(Debug)]
+pub struct Host {
+    /// Kept to the end of the lab, so that a failed test is looked at while they still run.
+    processes: Mutex<Vec<Process>>,
+    lab: usize,
+    name: String,
+    namespace: Namespace,
+    address: Ipv4Addr,
+    directory: PathBuf,
+    etcd: String,
+}
+
+impl Host {
+    pub(super) fn new(
+        lab: usize,
+        name: String,
+        namespace: Namespace,
+        address: Ipv4Addr,
+        directory: PathBuf,
+        etcd: String,
+    ) -> Self {
+        Self { processes: Mutex::new(Vec::new()), lab, name, namespace, address, directory, etcd }
+    }
+
+    /// `h1`, `h2`, ...
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Its address on the underlay.
+    pub fn address(&self) -> Ipv4Addr {
+        self.address
+    }
+
+    /// Where its files are: `subnet.env`, logs.
+    pub fn directory(&self) -> &Path {
+        &self.directory
+    }
+
+    pub(super) fn lab(&self) -> usize {
+        self.lab
+    }
+
+    pub(super) fn etcd(&self) -> &str {
+        &self.etcd
+    }
+
+    /// The file a daemon writes here unless told otherwise.
+    pub fn subnet_file(&self) -> PathBuf {
+        self.directory.join("subnet.env")
+    }
+
+    /// Its `subnet.env`, as it is now.
+    pub fn subnet_env(&self) -> Result<SubnetEnv> {
+        SubnetEnv::read(&self.subnet_file())
+    }
+
+    /// The daemon `program`, to be started here with the usual flags (etcd's endpoint, the subnet file) and more.
+    pub fn flanneld(&self, program: impl Into<PathBuf>) -> Flanneld<'_> {
+        Flanneld::new(self, program.into())
+    }
+
+    /// The routes (`ip route`), one a line, without the blanks `ip` puts at the end.
+    pub fn routes(&self) -> Result<Vec<String>> {
+        Ok(lines(&self.ip("route")?))
+    }
+
+    /// The neighbours of a device that the kernel did not find by itself.
+    pub fn neighbours(&self, device: &str) -> Result<Vec<String>> {
+        Ok(lines(&self.ip(&format!("neigh show dev {device} nud permanent"))?))
+    }
+
+    /// The forwarding entries of a device that have a destination.
+    pub fn forwarding(&self, device: &str) -> Result<Vec<String>> {
+        let all = self.bridge(&format!("fdb show dev {device}"))?;
+        Ok(lines(&all).into_iter().filter(|line| line.contains(" dst ")).collect())
+    }
+
+    /// `iptables-save -t TABLE` without comments and counters: policies, chains and rules.
+    pub fn rules(&self, table: &str) -> Result<Vec<String>> {
+        let all = self.exec(&format!("iptables-save -t {table}"))?;
+        Ok(lines(&all).into_iter().filter(|l| l.starts_with(':') || l.starts_with("-A")).map(without_count).collect())
+    }
+
+    /// The index of an interface: another one after it was made anew.
+    pub fn index_of(&self, device: &str) -> Result<u32> {
+        let line = self.ip(&format!("-o link show dev {device}"))?;
+        line.split(':').next().and_then(|n| n.trim().parse().ok()).context(|| format!("no index in {line:?}"))
+    }
+
+    /// The MAC address of an interface.
+    pub fn mac_of(&self, device: &str) -> Result<String> {
+        let line = self.ip(&format!("-o link show dev {device}"))?;
+        let mut words = line.split_whitespace().skip_while(|w| *w != "link/ether");
+        words.nth(1).map(str::to_owned).context(|| format!("no MAC in {line:?}"))
+    }
+
+    pub(super) fn keep(&self, process: Process) {
+        self.processes.lock().unwrap_or_else(PoisonError::into_inner).push(process);
+    }
+
+    /// Starts the daemon with the usual flags and `args`, and waits until it has written its subnet file.
+    pub fn up(&self, program: impl Into<PathBuf>, args: &[&str]) -> Result<Daemon> {
+        let daemon = self.flanneld(program).args(args).start()?;
+        daemon.ready()?;
+        Ok(daemon)
+    }
+}
+
+impl Deref for Host {
+    type Target = Namespace;
+
+    fn deref(&self) -> &Namespace {
+        &self.namespace
+    }
+}
+
+fn lines(text: &str) -> Vec<String> {
+    text.lines().map(|line| line.trim_end().to_owned()).filter(|line| !line.is_empty()).collect()
+}
+
+/// `:FORWARD ACCEPT [12:3456]` without the counters.
+fn without_count(line: String) -> String {
+    match line.split_once(" [") {
+        Some((chain, _)) if line.starts_with(':') => chain.to_owned(),
+        _ => line,
+    }
+}

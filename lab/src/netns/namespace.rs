@@ -1,0 +1,145 @@
+//! One network namespace, made and removed.
+//!
+//! Two ways inside: a closure on a thread of its own ([`Namespace::run`]; the thread never comes back, so no other
+//! code can find itself in the wrong place), or a program through `ip netns exec` ([`Namespace::command`]).
+
+use std::fs::File;
+use std::marker::PhantomData;
+use std::os::fd::AsFd as _;
+use std::path::Path;
+use std::process::Command;
+use std::thread::{self, JoinHandle};
+
+use rustix::process::{Pid, Signal, kill_process};
+use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
+
+use super::command::{output, words};
+use super::{Context, Result};
+
+const PREFIX: &str = "fllab-";
+const DIRECTORY: &str = "/run/netns";
+
+/// Proof that the current thread is inside a [`Namespace`]; functions that open sockets ask for it. It can't leave
+/// its thread.
+#[derive(Debug)]
+pub struct Inside {
+    _stays_on_its_thread: PhantomData<*const ()>,
+}
+
+/// A network namespace of this process's making; dropping it ends the programs inside and removes it, and with it its
+/// interfaces and their other ends.
+#[derive(Debug)]
+pub struct Namespace {
+    name: String,
+    file: File,
+}
+
+impl Namespace {
+    /// Makes `fllab-<pid>-<lab>-<role>` with the loopback interface up.
+    pub fn create(lab: usize, role: &str) -> Result<Self> {
+        let name = format!("{PREFIX}{}-{lab}-{role}", std::process::id());
+        output(Command::new("ip").args(["netns", "add", &name]))?;
+        let path = Path::new(DIRECTORY).join(&name);
+        let file = File::open(&path).context(|| path.display().to_string())?;
+        let made = Self { name, file };
+        made.ip("link set lo up")?;
+        Ok(made)
+    }
+
+    /// The name `ip netns` knows it by.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Runs `body` on a new thread inside and waits for its end.
+    pub fn run<T: Send>(&self, body: impl FnOnce(&Inside) -> T + Send) -> Result<T> {
+        thread::scope(|scope| {
+            let thread = scope.spawn(|| enter(&self.file).map(|inside| body(&inside)));
+            join(thread.join()).context(|| format!("entering {}", self.name))
+        })
+    }
+
+    /// Starts `body` on a new thread inside.
+    pub fn spawn<T: Send + 'static>(
+        &self,
+        body: impl FnOnce(&Inside) -> T + Send + 'static,
+    ) -> Result<JoinHandle<std::io::Result<T>>> {
+        let file = self.file.try_clone().context(|| self.name.clone())?;
+        Ok(thread::spawn(move || enter(&file).map(|inside| body(&inside))))
+    }
+
+    /// `program`, to be run inside.
+    pub fn command(&self, program: impl AsRef<std::ffi::OsStr>) -> Command {
+        let mut command = Command::new("ip");
+        command.args(["netns", "exec", &self.name]).arg(program);
+        command
+    }
+
+    /// Runs a command line (words without quotes) inside and returns what it prints.
+    pub fn exec(&self, line: &str) -> Result<String> {
+        let mut words = words(line);
+        output(self.command(words.next().unwrap_or_default()).args(words))
+    }
+
+    /// `ip ARGUMENTS` inside.
+    pub fn ip(&self, arguments: &str) -> Result<String> {
+        output(Command::new("ip").args(["-n", &self.name]).args(words(arguments)))
+    }
+
+    /// `bridge ARGUMENTS` inside.
+    pub fn bridge(&self, arguments: &str) -> Result<String> {
+        output(Command::new("bridge").args(["-n", &self.name]).args(words(arguments)))
+    }
+
+    /// Sets `net/...` below `/proc/sys` inside: the kernel shows each thread the settings of its own namespace.
+    pub fn sysctl(&self, name: &str, value: &str) -> Result<()> {
+        let path = Path::new("/proc/sys").join(name);
+        self.run(|_| std::fs::write(&path, value))?.context(|| format!("{} = {value}", path.display()))
+    }
+}
+
+impl Drop for Namespace {
+    fn drop(&mut self) {
+        if let Err(e) = remove(&self.name) {
+            eprintln!("{e}");
+        }
+    }
+}
+
+fn enter(file: &File) -> std::io::Result<Inside> {
+    move_into_link_name_space(file.as_fd(), Some(LinkNameSpaceType::Network))?;
+    Ok(Inside { _stays_on_its_thread: PhantomData })
+}
+
+/// Passes a panic of the thread on: an assertion inside a namespace is an assertion of the test.
+pub(super) fn join<T>(ended: thread::Result<T>) -> T {
+    ended.unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+}
+
+fn remove(name: &str) -> Result<()> {
+    let pids = output(Command::new("ip").args(["netns", "pids", name]))?;
+    for pid in pids.split_whitespace().filter_map(|p| p.parse().ok()).filter_map(Pid::from_raw) {
+        // One that ended meanwhile is what we want.
+        if let Err(e) = kill_process(pid, Signal::KILL)
+            && e != rustix::io::Errno::SRCH
+        {
+            eprintln!("{name}: process {}: {e}", pid.as_raw_pid());
+        }
+    }
+    output(Command::new("ip").args(["netns", "del", name])).map(drop)
+}
+
+/// Removes the namespaces of test processes that were killed and so could not do it themselves.
+pub(super) fn sweep() {
+    let Ok(directory) = std::fs::read_dir(DIRECTORY) else { return };
+    for name in directory.flatten().filter_map(|entry| entry.file_name().into_string().ok()) {
+        let Some(rest) = name.strip_prefix(PREFIX) else { continue };
+        let dead = rest
+            .split_once('-')
+            .is_some_and(|(pid, _)| pid.bytes().all(|b| b.is_ascii_digit()) && !Path::new("/proc").join(pid).exists());
+        if dead && let Err(e) = remove(&name) {
+            // Another test process may have been quicker.
+            eprintln!("left over from a killed test: {e}");
+        }
+    }
+}
