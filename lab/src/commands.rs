@@ -4,6 +4,7 @@ mod lab;
 mod up;
 
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 pub use up::up;
 
@@ -20,6 +21,9 @@ use lab::Lab;
 const NETWORK: &str = "demo";
 /// What a workload serves for the matrix.
 const FILE_BYTES: u64 = 16 << 20;
+
+/// New hosts know each other within this time.
+const SETTLE: Duration = Duration::from_secs(15);
 
 /// Takes the lab down; a lab that is not there is down.
 pub async fn down(args: &Args, progress: &Progress) -> Result<()> {
@@ -82,9 +86,7 @@ async fn workloads(hosts: &[LabHost]) -> Result<Vec<Workload>> {
 async fn try_all(lab: &Lab, workloads: &[Workload], progress: &Progress) -> Result<()> {
     progress.say(format_args!("tries {} paths", crate::matrix::plan(workloads.len()).len()));
     let tried = async {
-        let settled = crate::matrix::settle(workloads, std::time::Duration::from_secs(15));
-        progress.during("waits until all hosts know each other", settled).await?;
-        let outcomes = crate::matrix::run(workloads, FILE_BYTES, progress).await?;
+        let outcomes = crate::matrix::settle_and_run(workloads, SETTLE, FILE_BYTES, progress).await?;
         let names: Vec<String> = workloads.iter().map(Workload::label).collect();
         print(format_args!("{}", crate::matrix::render(&names, &outcomes)));
         crate::matrix::all_up(workloads, &outcomes)?;

@@ -51,6 +51,20 @@ pub fn plan(workloads: usize) -> Vec<Path> {
     pings.chain(leases).chain(files).collect()
 }
 
+/// Waits for the lab to settle, then tries every path. A lab that does not settle is tried all the same, to see which
+/// paths are down.
+pub async fn settle_and_run(
+    workloads: &[Workload],
+    within: Duration,
+    file_bytes: u64,
+    progress: &Progress,
+) -> Result<Vec<(Path, Outcome)>> {
+    if let Err(error) = progress.during("waits until all hosts know each other", settle(workloads, within)).await {
+        progress.say(format_args!("  {error}"));
+    }
+    run(workloads, file_bytes, progress).await
+}
+
 /// Waits until every workload reaches every other one: a new host is known to the others only after a moment.
 pub async fn settle(workloads: &[Workload], within: Duration) -> Result<()> {
     let paths = plan(workloads.len());
@@ -80,13 +94,18 @@ pub async fn run(workloads: &[Workload], file_bytes: u64, progress: &Progress) -
     let (files, pings): (Vec<_>, Vec<_>) = paths.into_iter().partition(|path| matches!(path.target, Target::File(_)));
     let mut outcomes = Vec::with_capacity(total);
     let mut told = progress.elapsed();
+    let mut dark: Vec<(usize, usize)> = Vec::new();
     for (paths, at_once) in [(pings, AT_ONCE), (files, 1)] {
         let mut tries = futures_util::stream::iter(paths)
-            .map(async |path| (path, attempt(workloads, &blobs, path).await))
+            .map(async |path| (path, attempt(workloads, &blobs, path, &dark).await))
             .buffer_unordered(at_once)
             .boxed_local();
+        let mut lost = Vec::new();
         while let Some((path, outcome)) = tries.next().await {
             if let Err(why) = &outcome {
+                if let Target::Workload(to) = path.target {
+                    lost.push((path.from, to));
+                }
                 progress.say(format_args!("  DOWN: {}: {why}", describe(workloads, path)));
             }
             outcomes.push((path, outcome));
@@ -95,13 +114,17 @@ pub async fn run(workloads: &[Workload], file_bytes: u64, progress: &Progress) -
                 progress.say(format_args!("  {} of {total} paths tried", outcomes.len()));
             }
         }
+        drop(tries);
+        dark.append(&mut lost);
     }
     Ok(outcomes)
 }
 
-async fn attempt(workloads: &[Workload], blobs: &[Blob], path: Path) -> Outcome {
+/// Tries one path. A file is not asked for where pings were lost already (`dark`): it would only take long.
+async fn attempt(workloads: &[Workload], blobs: &[Blob], path: Path, dark: &[(usize, usize)]) -> Outcome {
     let from = &workloads[path.from];
     let address = match path.target {
+        Target::File(to) if dark.contains(&(path.from, to)) => return Err("not tried, pings were lost".to_owned()),
         Target::File(to) => {
             let fetched = probe::fetch(from, &workloads[to].address, &blobs[to]).await;
             return fetched.map_err(|error| error.to_string());

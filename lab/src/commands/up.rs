@@ -84,7 +84,8 @@ async fn project(args: &Args, engine: &Engine, running: Option<&Lab>, images: Pa
     Ok(Project { name: args.name.clone(), backend, underlay, images })
 }
 
-/// Restarts the hosts that run an older flannel image than the one in the images' directory.
+/// Restarts the hosts that run an older flannel image than the one in the images' directory, and starts flannel where
+/// somebody has stopped it.
 async fn renew_flannel(hosts: &[LabHost], images: &Path, progress: &Progress) -> Result<()> {
     let path = images.join("flannel.id");
     let wanted =
@@ -93,7 +94,11 @@ async fn renew_flannel(hosts: &[LabHost], images: &Path, progress: &Progress) ->
         let mark = host.exec(&["cat", "/var/lib/docker-early/lab-flannel.id"]).await?;
         if mark.code == 0 && mark.stdout.trim() != wanted.trim() {
             progress.say(format_args!("{}: the flannel image has changed, restarts", host.name));
-            host.engine().restart(&host.container).await?;
+            return host.engine().restart(&host.container).await;
+        }
+        if mark.code == 0 {
+            // Absent for a moment while the host starts; then the host itself sees to it.
+            host.exec(&["sh", "-c", "docker -H unix:///run/docker-early.sock start flannel"]).await.map(drop)?;
         }
         Ok(())
     });

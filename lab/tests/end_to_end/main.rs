@@ -105,8 +105,7 @@ async fn leave(workloads: &[Workload]) -> Result<()> {
 }
 
 async fn try_all(workloads: &[Workload], bytes: u64, progress: &Progress) -> Result<()> {
-    matrix::settle(workloads, SETTLE).await?;
-    let outcomes = matrix::run(workloads, bytes, progress).await?;
+    let outcomes = matrix::settle_and_run(workloads, SETTLE, bytes, progress).await?;
     let names: Vec<String> = workloads.iter().map(Workload::label).collect();
     print!("{}", matrix::render(&names, &outcomes));
     matrix::all_up(workloads, &outcomes)

@@ -106,7 +106,7 @@ impl TestLab {
         pairs.collect()
     }
 
-    /// The names of each host's links, without what Docker numbers at random: how many veths there are counts.
+    /// The names of each host's links.
     pub(crate) async fn links(&self) -> Result<Vec<(String, BTreeSet<String>)>> {
         let mut all = Vec::new();
         for host in &self.hosts {
