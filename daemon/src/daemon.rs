@@ -108,8 +108,9 @@ async fn serve(
     let doubt = Notify::new();
     let manager = SubnetManager::new(store, attrs.clone(), fastrand::Rng::new());
     let keeper = Keeper::new(manager, held, options.renew_margin(), options.subnet_file.clone());
-    let programme = Programme::new(kernel, config, prepared, backend, held.key, attrs, &doubt)
+    let mut programme = Programme::new(kernel, config, prepared, backend, held.key, attrs, &doubt)
         .map_err(|e| Error::System(e.to_string()))?;
+    programme.stand().await;
     let announce = async {
         announce(options, &env, readiness).await;
         ready::notify_ready(notify_socket);

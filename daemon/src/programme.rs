@@ -85,6 +85,13 @@ impl<'a> Programme<'a> {
         })
     }
 
+    /// Puts what does not depend on other hosts: the host is not to be called ready without it. What fails is told and
+    /// tried again by [`Programme::run`].
+    pub async fn stand(&mut self) {
+        let standing = Table::from_iter(self.backend.standing());
+        self.reconciler.run(&standing).await;
+    }
+
     /// Runs until `shutdown`; everything installed stays.
     pub async fn run(mut self, mut inbox: mpsc::Receiver<Update>, shutdown: &CancellationToken) {
         let mut updates = Vec::new();

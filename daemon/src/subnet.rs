@@ -14,7 +14,7 @@ use flannel_core::subnet_env::PreviousSubnets;
 
 use crate::backoff::Backoff;
 use crate::error::Error;
-use store::{Expect, Revision, StoreError, Stored, SubnetStore, Written};
+use store::{Expect, StoreError, Stored, SubnetStore, Written};
 
 pub mod etcd;
 pub mod follow;
@@ -49,7 +49,7 @@ pub struct SubnetManager<'a, S> {
 pub enum Kept {
     /// It is ours for this long.
     Ours(Duration),
-    /// Another host holds it: its public address, or why its value can't be read.
+    /// The host of this public address holds it.
     Foreign(String),
 }
 
@@ -117,7 +117,8 @@ impl<'a, S: SubnetStore> SubnetManager<'a, S> {
         })
     }
 
-    /// Makes the lease ours for another full time: renewal, and putting it back when it was removed or ran out.
+    /// Makes the lease ours for another full time: renewal, and putting it right when it was removed, ran out or was
+    /// changed. A value nobody can read has no owner.
     pub async fn keep(&self, key: SubnetKey) -> Result<Kept, StoreError> {
         loop {
             let expect = match self.store.get(key).await? {
@@ -125,8 +126,19 @@ impl<'a, S: SubnetStore> SubnetManager<'a, S> {
                     tracing::warn!("lease {key} was removed from etcd: putting it back");
                     Expect::Absent
                 }
-                Some(lease) if self.is_ours(&lease) => Expect::Revision(lease.revision),
-                Some(lease) => return Ok(Kept::Foreign(holder(&lease))),
+                Some(lease) => {
+                    match &lease.attrs {
+                        Ok(attrs) if *attrs == self.attrs => {}
+                        Ok(_) if self.is_ours(&lease) => tracing::warn!(
+                            "lease {key} was changed by another hand: putting it right; if another host has the public \
+                             address {} too, give each its own by -public-ip",
+                            self.attrs.public_ip
+                        ),
+                        Ok(attrs) => return Ok(Kept::Foreign(attrs.public_ip.to_string())),
+                        Err(bad) => tracing::warn!("lease {key} can't be read any more ({bad}): putting it right"),
+                    }
+                    Expect::Revision(lease.revision)
+                }
             };
             if let Written::Yes { ttl, .. } = self.store.put(key, &self.attrs, TTL, expect).await? {
                 return Ok(Kept::Ours(ttl));
@@ -155,16 +167,6 @@ fn fits(config: &NetworkConfig, key: &SubnetKey) -> bool {
     };
     fits(&config.v4, key.v4().map(IpNet::V4)) && fits(&config.v6, key.v6().map(IpNet::V6))
 }
-
-fn holder(lease: &Stored) -> String {
-    match &lease.attrs {
-        Ok(attrs) => attrs.public_ip.to_string(),
-        Err(bad) => format!("a host whose lease can't be read ({bad})"),
-    }
-}
-
-/// The revision before any.
-pub const START: Revision = Revision(0);
 
 #[cfg(test)]
 mod tests;

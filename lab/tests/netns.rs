@@ -88,8 +88,12 @@ fn nothing_stays_behind() {
     let lab = Lab::flat(1).unwrap();
     let names = [lab.switch().name().to_owned(), lab.host(1).namespace_name().to_owned()];
     let directory = lab.host(1).directory().to_owned();
-    let mut sleeper = lab.host(1).command("sleep");
-    let sleeper = sleeper.arg("1000").spawn().unwrap().id();
+    let mut sleeper = lab.host(1).command("sleep").arg("1000").spawn().unwrap();
+    eventually("the program inside", SOON, || {
+        let stat = std::fs::read_to_string(format!("/proc/{}/stat", sleeper.id())).unwrap_or_default();
+        if stat.contains("(sleep)") { Ok(()) } else { Err(Error::new(stat)) }
+    })
+    .unwrap();
     for name in &names {
         assert!(Path::new("/run/netns").join(name).exists());
     }
@@ -98,10 +102,11 @@ fn nothing_stays_behind() {
         assert!(!Path::new("/run/netns").join(name).exists(), "{name} is still there");
     }
     assert!(!directory.exists());
-    // Killed; this process, its parent, has not asked for its exit code, so a zombie may be left.
-    eventually("the end of a program in the namespace", SOON, || {
-        let stat = std::fs::read_to_string(format!("/proc/{sleeper}/stat")).unwrap_or_default();
-        if stat.is_empty() || stat.contains(") Z ") { Ok(()) } else { Err(Error::new(stat)) }
-    })
-    .unwrap();
+    let ended = eventually("the end of the program", SOON, || match sleeper.try_wait() {
+        Ok(Some(status)) => Ok(status),
+        other => Err(Error::new(format!("{other:?}"))),
+    });
+    // Not left running when the assertion fails.
+    drop(sleeper.kill());
+    assert!(!ended.unwrap().success());
 }

@@ -100,7 +100,7 @@ impl EtcdStore {
             let attempt = async { operation(self.client().await?).await };
             let reason = match tokio::time::timeout(ANSWER, attempt).await {
                 Ok(Ok(value)) => return Ok(value),
-                Ok(Err(error)) if !is_transport(&error) => return Err(StoreError::Refused(reason(&error))),
+                Ok(Err(error)) if !is_transport(&error) => return Err(refusal(reason(&error))),
                 Ok(Err(error)) => reason(&error),
                 Err(_) => format!("no answer within {} s", ANSWER.as_secs()),
             };
@@ -284,6 +284,15 @@ fn tls(options: &EtcdOptions) -> Result<TlsOptions, StoreError> {
         ("", _) => Err(StoreError::Setup("flag -etcd-keyfile needs -etcd-certfile beside it".into())),
         (_, "") => Err(StoreError::Setup("flag -etcd-certfile needs -etcd-keyfile beside it".into())),
         (cert, key) => Ok(tls.identity(Identity::from_pem(read("etcd-certfile", cert)?, read("etcd-keyfile", key)?))),
+    }
+}
+
+/// What etcd answered; a wrong password won't get right by waiting.
+fn refusal(reason: String) -> StoreError {
+    if reason.contains("invalid user ID or password") {
+        StoreError::Setup("flags -etcd-username and -etcd-password: etcd does not accept them".into())
+    } else {
+        StoreError::Refused(reason)
     }
 }
 

@@ -94,6 +94,11 @@ async fn keeping_puts_a_removed_lease_back_and_respects_a_new_owner() {
     store.remove(own);
     assert_eq!(manager.keep(own).await, Ok(Kept::Ours(TTL)));
     assert_eq!(store.values()[&own], attrs(1).to_json());
+    for changed in ["nonsense", r#"{"PublicIP":"192.0.2.1","BackendType":"vxlan"}"#] {
+        store.write(own, changed);
+        assert_eq!(manager.keep(own).await, Ok(Kept::Ours(TTL)));
+        assert_eq!(store.values()[&own], attrs(1).to_json());
+    }
     store.write(own, &attrs(9).to_json());
     assert_eq!(manager.keep(own).await, Ok(Kept::Foreign("192.0.2.9".into())));
     assert_eq!(store.values()[&own], attrs(9).to_json());

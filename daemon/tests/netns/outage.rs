@@ -142,24 +142,6 @@ fn a_key_of_another_host_is_left_to_it() {
     });
 }
 
-/// The renewal without waiting a day for it: somebody puts the key on an etcd lease that ends within the margin (60
-/// minutes by default), so it is due at once.
-#[test]
-fn a_key_near_its_end_is_renewed() {
-    lab(1, &plain("vxlan")).check(|lab| {
-        let etcd = lab.etcd();
-        let own = lab.host(1).up(FLANNELD, &[])?.ready()?;
-        let before = etcd.get(&own.key())?.unwrap();
-        etcd.put_for(&own.key(), &before.value, 3000)?;
-        eventually("a renewed key", SOON, || {
-            let after = etcd.get(&own.key())?.context(|| "no key".to_owned())?;
-            assert_eq!(after.value, before.value);
-            let (granted, left) = etcd.time_to_live(after.lease)?;
-            expect(granted == 86400 && left > 86300, || format!("{left} of {granted} s"))
-        })
-    });
-}
-
 #[test]
 fn without_etcd_at_the_start_it_names_the_endpoints_and_waits() {
     Lab::without_etcd(&[Segment::Near]).unwrap().check(|lab| {

@@ -143,23 +143,24 @@ fn other_spellings_of_a_lease_are_read() {
     });
 }
 
-/// Keys and values nobody can read, with the piece of the key the log must name.
+/// Keys and values nobody can read, with the piece of the key the log must name. None is among the hundred subnets
+/// the daemon draws its own from.
 const MALFORMED: &[(&[u8], &[u8], &str)] = &[
     (b"garbage", b"{}", "garbage"),
-    (b"10.5.9.0", b"{}", "10.5.9.0"),
-    (b"10.5.10.0-33", b"{}", "10.5.10.0-33"),
+    (b"10.5.159.0", b"{}", "10.5.159.0"),
+    (b"10.5.160.0-33", b"{}", "10.5.160.0-33"),
     (b"10.5.256.0-24", b"{}", "10.5.256.0-24"),
-    (b"10.5.11.0-24", b"not json", "10.5.11.0"),
-    (b"10.5.12.0-24", b"", "10.5.12.0"),
-    (b"10.5.13.0-24", br#"{"PublicIP":null,"BackendType":"vxlan"}"#, "10.5.13.0"),
-    (b"10.5.14.0-24", br#"{"PublicIP":"","BackendType":"vxlan"}"#, "10.5.14.0"),
-    (b"10.5.15.0-24", br#"{"PublicIP":"172.31.77.7","BackendType":"vxlan"}"#, "10.5.15.0"),
+    (b"10.5.161.0-24", b"not json", "10.5.161.0"),
+    (b"10.5.162.0-24", b"", "10.5.162.0"),
+    (b"10.5.163.0-24", br#"{"PublicIP":null,"BackendType":"vxlan"}"#, "10.5.163.0"),
+    (b"10.5.164.0-24", br#"{"PublicIP":"","BackendType":"vxlan"}"#, "10.5.164.0"),
+    (b"10.5.165.0-24", br#"{"PublicIP":"172.31.77.7","BackendType":"vxlan"}"#, "10.5.165.0"),
     (
-        b"10.5.16.0-24",
+        b"10.5.166.0-24",
         br#"{"PublicIP":"172.31.77.7","BackendType":"vxlan","BackendData":{"VtepMAC":"x"}}"#,
-        "10.5.16.0",
+        "10.5.166.0",
     ),
-    (b"10.5.17.0-24", b"\xff\xfe\x00", "10.5.17.0"),
+    (b"10.5.167.0-24", b"\xff\xfe\x00", "10.5.167.0"),
     (b"bytes-\xff\xfe", b"{}", "bytes-"),
 ];
 
