@@ -54,6 +54,23 @@ pub fn free_part(whole: &IpNet, taken: &[IpNet]) -> Option<IpNet> {
     None
 }
 
+/// What is left of `whole` without `hole`, as few ranges as can be.
+pub fn without(whole: &IpNet, hole: &IpNet) -> Vec<IpNet> {
+    let mut left = Vec::new();
+    let mut around = *whole;
+    while around.contains(hole) && around != *hole {
+        let Ok(halves) = around.subnets(around.prefix_len() + 1) else { break };
+        for half in halves {
+            if half.contains(hole) {
+                around = half;
+            } else {
+                left.push(half);
+            }
+        }
+    }
+    left
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -64,12 +81,30 @@ mod tests {
 
     #[test]
     fn hosts_leave_out_network_and_broadcast() {
-        let range = |text: &str| hosts(&net(text)).map(|(a, b)| (from_number(a, &net(text)), from_number(b, &net(text))));
+        let range =
+            |text: &str| hosts(&net(text)).map(|(a, b)| (from_number(a, &net(text)), from_number(b, &net(text))));
         assert_eq!(range("10.5.72.0/24"), Some(("10.5.72.1".parse().unwrap(), "10.5.72.254".parse().unwrap())));
         assert_eq!(range("10.5.72.4/30"), Some(("10.5.72.5".parse().unwrap(), "10.5.72.6".parse().unwrap())));
         assert_eq!(range("10.5.72.4/31"), None);
         assert_eq!(range("0.0.0.0/32"), None);
-        assert_eq!(range("fd00::/64"), Some(("fd00::1".parse().unwrap(), "fd00::ffff:ffff:ffff:ffff".parse().unwrap())));
+        assert_eq!(
+            range("fd00::/64"),
+            Some(("fd00::1".parse().unwrap(), "fd00::ffff:ffff:ffff:ffff".parse().unwrap()))
+        );
+    }
+
+    #[test]
+    fn a_range_without_another_is_all_the_rest() {
+        let left = |whole: &str, hole: &str| {
+            without(&net(whole), &net(hole)).iter().map(ToString::to_string).collect::<Vec<_>>().join(" ")
+        };
+        assert_eq!(left("10.4.0.0/14", "10.5.0.0/16"), "10.6.0.0/15 10.4.0.0/16");
+        assert_eq!(left("10.5.0.0/16", "10.5.0.0/16"), "");
+        let (whole, hole) = (net("10.5.0.0/16"), net("10.5.72.0/24"));
+        let rest = without(&whole, &hole);
+        let size = |n: &IpNet| number(n.broadcast()) - number(n.network()) + 1;
+        assert_eq!(rest.iter().map(size).sum::<u128>() + size(&hole), size(&whole));
+        assert!(rest.iter().all(|r| !overlap(r, &hole) && whole.contains(r)));
     }
 
     #[test]

@@ -26,6 +26,8 @@ pub struct Empty {}
 pub type Options = BTreeMap<String, serde_json::Value>;
 
 /// Go writes an empty list or map as `null` now and then.
-pub(crate) fn null_is_default<'de, D: Deserializer<'de>, T: Default + Deserialize<'de>>(from: D) -> Result<T, D::Error> {
+pub(crate) fn null_is_default<'de, D: Deserializer<'de>, T: Default + Deserialize<'de>>(
+    from: D,
+) -> Result<T, D::Error> {
     Ok(Option::deserialize(from)?.unwrap_or_default())
 }

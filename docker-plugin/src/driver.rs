@@ -13,11 +13,13 @@
 //! goes at the next start. What is made is made first and remembered after, for the same reason.
 
 use std::collections::{BTreeSet, HashMap};
-use std::sync::Mutex;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use tokio::time::Instant;
 use tracing::{info, warn};
 
+use crate::engine::Engine;
 use crate::error::{Error, short};
 use crate::firewall::{Bridge, Guard, RuleSet};
 use crate::lease::{Lease, SubnetFile};
@@ -31,6 +33,10 @@ mod network;
 #[cfg(test)]
 mod tests;
 
+/// How long Docker may take from its first question about a network to knowing it itself. A pool that no network came
+/// for in that time is free again: its `docker network create` failed within Docker.
+const IN_THE_MAKING: Duration = Duration::from_secs(60);
+
 /// What the driver is told at start.
 #[derive(Debug)]
 pub struct Settings {
@@ -38,6 +44,8 @@ pub struct Settings {
     pub name: String,
     /// Where the lease is.
     pub subnet_file: SubnetFile,
+    /// The Docker that calls.
+    pub engine: Engine,
 }
 
 /// Networks, endpoints and pools over a kernel `L`.
@@ -45,27 +53,36 @@ pub struct Settings {
 pub struct Driver<L> {
     name: String,
     subnet_file: SubnetFile,
+    engine: Engine,
     store: Store,
     links: L,
     guard: Guard,
     /// Held while bridges come and go.
     bridges: tokio::sync::Mutex<()>,
-    /// When pools without a network were handed out.
-    pending: Mutex<HashMap<String, Instant>>,
+    /// Of pools and networks, by ID, as far as they were made in this process.
+    born: Mutex<HashMap<String, Birth>>,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Birth {
+    at: Instant,
+    /// A pool that was ours to choose: Docker may refuse it by asking again.
+    our_choice: bool,
 }
 
 impl<L: Links> Driver<L> {
     /// A driver that goes on where `store` left off; see [`Driver::restore`].
     pub fn new(settings: Settings, store: Store, links: L, guard: Guard) -> Self {
-        let Settings { name, subnet_file } = settings;
+        let Settings { name, subnet_file, engine } = settings;
         Self {
             name,
             subnet_file,
+            engine,
             store,
             links,
             guard,
             bridges: tokio::sync::Mutex::default(),
-            pending: Mutex::default(),
+            born: Mutex::default(),
         }
     }
 
@@ -103,7 +120,12 @@ impl<L: Links> Driver<L> {
                 warn!("{e}");
                 continue;
             }
-            match self.ensure_network(id, &network).await {
+            let mut done = self.ensure_network(id, &network).await;
+            if done.is_ok() {
+                // Cables that lost their bridge before we came.
+                done = self.replug(id, &network).await;
+            }
+            match done {
                 Ok(()) => restored += 1,
                 Err(e) => warn!("network {}: {e}", short(id)),
             }
@@ -113,6 +135,8 @@ impl<L: Links> Driver<L> {
         }
         // Also without networks: rules may be left over.
         self.order_rules().await;
+        // Last, since at boot Docker waits for us and does not answer.
+        self.forget_dead(networks).await;
     }
 
     /// Removes devices of ours that belong to nothing we know. A bridge left over would keep its route, and Docker
@@ -141,12 +165,41 @@ impl<L: Links> Driver<L> {
         }
     }
 
-    /// Makes a network's bridge, and plugs its cables in again where they lost it. The lock on bridges must be held.
+    /// Gives up those of these networks that Docker removed while we were not there to hear it.
+    async fn forget_dead(&self, networks: Vec<String>) {
+        let now = Instant::now();
+        for network_id in networks {
+            // While Docker is still creating a network, it denies it.
+            if self.is_young(&network_id, now) || !self.engine.denies(&network_id).await {
+                continue;
+            }
+            info!("network {}: Docker has removed it without our hearing", short(&network_id));
+            self.remove_network(&network_id).await;
+        }
+    }
+
+    /// Whether a pool or network may still be in the making, within Docker or between us.
+    fn is_young(&self, id: &str, now: Instant) -> bool {
+        self.born().get(id).is_some_and(|birth| now.duration_since(birth.at) < IN_THE_MAKING)
+    }
+
+    fn born(&self) -> MutexGuard<'_, HashMap<String, Birth>> {
+        self.born.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Makes a network's bridge fit, and plugs its cables in again if it had to be made anew. The lock on bridges must
+    /// be held.
     async fn ensure_network(&self, id: &str, network: &Network) -> Result<(), Error> {
-        let spec = bridge_spec(id, network)?;
-        self.links.ensure_bridge(&spec).await?;
+        if self.links.ensure_bridge(&bridge_spec(id, network)?).await? {
+            self.replug(id, network).await?;
+        }
+        Ok(())
+    }
+
+    async fn replug(&self, id: &str, network: &Network) -> Result<(), Error> {
+        let bridge = names::bridge(id)?;
         for endpoint in network.endpoints.keys() {
-            self.links.replug(&names::host_end(endpoint)?, &spec.name).await?;
+            self.links.replug(&names::host_end(endpoint)?, &bridge).await?;
         }
         Ok(())
     }
@@ -183,10 +236,7 @@ fn bridge_spec(id: &str, network: &Network) -> Result<BridgeSpec, Error> {
 
 fn rules(state: &State) -> RuleSet {
     let bridges = state.networks.iter().filter_map(|(id, network)| {
-        let has = |net: &ipnet::IpNet| {
-            network.subnets.iter().any(|s| crate::firewall::Family::of(&s.pool) == crate::firewall::Family::of(net))
-        };
-        let flannel = network.flannel.iter().copied().filter(has).collect();
+        let flannel = network.lease.iter().map(|side| side.network).collect();
         Some(Bridge { name: names::bridge(id).ok()?, internal: network.internal, flannel })
     });
     RuleSet { bridges: bridges.collect() }

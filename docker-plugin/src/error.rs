@@ -24,7 +24,9 @@ pub enum Error {
         reason: String,
     },
     /// The lease has no addresses of that family.
-    #[error("this host's flannel lease {lease} has no {family} part: leave out {option}, or switch {family} on in flannel's config")]
+    #[error(
+        "this host's flannel lease {lease} has no {family} part: leave out {option}, or switch {family} on in flannel's config"
+    )]
     NoFamily {
         /// The lease.
         lease: String,
@@ -92,7 +94,9 @@ pub enum Error {
         pool: IpNet,
     },
     /// An address no host may have.
-    #[error("address {address} is none that pool {pool} can give: choose one inside it, neither its first nor its last")]
+    #[error(
+        "address {address} is none that pool {pool} can give: choose one inside it, neither its first nor its last"
+    )]
     AddressOutside {
         /// The address.
         address: IpAddr,
@@ -118,7 +122,9 @@ pub enum Error {
         id: String,
     },
     /// The host has another lease now.
-    #[error("network {id} has pool {pool}, but this host's flannel lease is {lease} now: recreate it, with \"docker network rm {id}\" and \"{command}\"")]
+    #[error(
+        "network {id} has pool {pool}, but this host's flannel lease is {lease} now: recreate it, with \"docker network rm {id}\" and \"{command}\""
+    )]
     LeaseChanged {
         /// The network's short ID.
         id: String,

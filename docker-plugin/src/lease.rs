@@ -7,11 +7,12 @@ use std::path::{Path, PathBuf};
 
 use flannel_core::subnet_env::SubnetEnv;
 use ipnet::IpNet;
+use serde::{Deserialize, Serialize};
 
 use crate::error::Error;
 
 /// One address family of the lease.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Side {
     /// The whole flannel network.
     pub network: IpNet,
@@ -89,8 +90,7 @@ impl SubnetFile {
 mod tests {
     use super::*;
 
-    const ENV: &str =
-        "FLANNEL_NETWORK=10.5.0.0/16\nFLANNEL_SUBNET=10.5.72.1/24\nFLANNEL_IPV6_NETWORK=fd00:5::/48\n\
+    const ENV: &str = "FLANNEL_NETWORK=10.5.0.0/16\nFLANNEL_SUBNET=10.5.72.1/24\nFLANNEL_IPV6_NETWORK=fd00:5::/48\n\
          FLANNEL_IPV6_SUBNET=fd00:5:0:2e::1/64\nFLANNEL_MTU=1450\nFLANNEL_IPMASQ=true\n";
 
     fn net(text: &str) -> IpNet {

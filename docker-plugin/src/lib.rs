@@ -9,6 +9,7 @@
 pub mod address;
 pub mod api;
 pub mod driver;
+pub mod engine;
 pub mod error;
 pub mod firewall;
 pub mod lease;

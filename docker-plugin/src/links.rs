@@ -45,6 +45,8 @@ pub struct HostRoute {
     pub destination: IpNet,
     /// The device, where there is one: not with `blackhole` and its like.
     pub device: Option<String>,
+    /// The kernel prefers the lowest among routes to one destination; that of a bridge's own range is 0.
+    pub metric: u32,
 }
 
 /// A device of ours that is there.
@@ -58,8 +60,8 @@ pub struct Owned {
 
 /// The kernel's interfaces, as far as we need them. Every call may be made again with the same result.
 pub trait Links: Send + Sync + 'static {
-    /// Makes the bridge, or makes the one that is there fit.
-    fn ensure_bridge(&self, spec: &BridgeSpec) -> impl Future<Output = Result<(), LinkError>> + Send;
+    /// Makes the bridge, or makes the one that is there fit. Tells whether it was made.
+    fn ensure_bridge(&self, spec: &BridgeSpec) -> impl Future<Output = Result<bool, LinkError>> + Send;
 
     /// Makes the cable and plugs it in; one that is left over from before is replaced.
     fn make_cable(&self, spec: &CableSpec) -> impl Future<Output = Result<(), LinkError>> + Send;

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use flannel_core::flags::Stop;
 use flannel_docker::driver::{Driver, Settings};
+use flannel_docker::engine::Engine;
 use flannel_docker::firewall::Guard;
 use flannel_docker::firewall::iptables::Iptables;
 use flannel_docker::lease::SubnetFile;
@@ -36,7 +37,12 @@ fn main() -> ExitCode {
         return ExitCode::SUCCESS;
     }
     let level = if opts.verbosity > 0 { Level::DEBUG } else { Level::INFO };
-    tracing_subscriber::fmt().with_max_level(level).with_writer(std::io::stderr).with_target(false).with_ansi(false).init();
+    tracing_subscriber::fmt()
+        .with_max_level(level)
+        .with_writer(std::io::stderr)
+        .with_target(false)
+        .with_ansi(false)
+        .init();
     if let [word, ..] = left.words.as_slice() {
         error!("{word:?} is no flag: write -NAME=VALUE");
         return ExitCode::from(USAGE);
@@ -63,7 +69,11 @@ async fn run(opts: Opts) -> Result<(), String> {
     let store = state::Store::open(&opts.state_dir).map_err(|e| e.to_string())?;
     let links = Netlink::open(&opts.state_dir.display().to_string()).map_err(|e| format!("no netlink socket: {e}"))?;
     let guard = Guard::start(Iptables::new(opts.chain()));
-    let settings = Settings { name: name.clone(), subnet_file: SubnetFile(opts.subnet_file.clone()) };
+    let settings = Settings {
+        name: name.clone(),
+        subnet_file: SubnetFile(opts.subnet_file.clone()),
+        engine: Engine::at(opts.docker_socket.clone()),
+    };
     let driver = Arc::new(Driver::new(settings, store, links, guard));
     let (listener, file) = socket::bind(&opts.socket).await?;
     info!("driver {name} on {}, lease from {}", opts.socket.display(), opts.subnet_file.display());

@@ -10,6 +10,7 @@ pub const PROGRAM: &str = "flannel-docker";
 
 const PREFIX: &str = "FLANNEL_DOCKER";
 const SOCKET: &str = "/run/docker/plugins/flannel.sock";
+const DOCKER_SOCKET: &str = "/var/run/docker.sock";
 const STATE_DIR: &str = "/var/lib/flannel-docker";
 
 /// What the user chose.
@@ -21,6 +22,8 @@ pub struct Opts {
     pub subnet_file: PathBuf,
     /// Where networks and endpoints are remembered.
     pub state_dir: PathBuf,
+    /// Where Docker is asked whether a network still exists; empty for never.
+    pub docker_socket: PathBuf,
     /// 0 tells what is done, 1 and more every call.
     pub verbosity: i64,
     /// Say the version and go.
@@ -33,6 +36,7 @@ impl Default for Opts {
             socket: SOCKET.into(),
             subnet_file: subnet_env::DEFAULT_PATH.into(),
             state_dir: STATE_DIR.into(),
+            docker_socket: DOCKER_SOCKET.into(),
             verbosity: 0,
             version: false,
         }
@@ -57,6 +61,12 @@ const FLAGS: &[Flag<Opts>] = &[
         set: Set::Text(|o, v| o.state_dir = v.into()),
         default: STATE_DIR,
         help: "where networks and endpoints are remembered",
+    },
+    Flag {
+        name: "docker-socket",
+        set: Set::Text(|o, v| o.docker_socket = v.into()),
+        default: DOCKER_SOCKET,
+        help: "where Docker is asked whether a network still exists; empty for never",
     },
     Flag { name: "v", set: Set::Int(|o, v| o.verbosity = v), default: "0", help: "1 and more log every call" },
     Flag {
@@ -95,9 +105,12 @@ impl Opts {
             return CHAIN.to_owned();
         }
         // FNV-1a: the name must be the same in every run and version, and short (iptables allows 28 characters).
-        let hash = self.state_dir.as_os_str().as_encoded_bytes().iter().fold(0x811c_9dc5_u32, |hash, byte| {
-            (hash ^ u32::from(*byte)).wrapping_mul(0x0100_0193)
-        });
+        let hash = self
+            .state_dir
+            .as_os_str()
+            .as_encoded_bytes()
+            .iter()
+            .fold(0x811c_9dc5_u32, |hash, byte| (hash ^ u32::from(*byte)).wrapping_mul(0x0100_0193));
         format!("{CHAIN}-{hash:08x}")
     }
 }

@@ -63,8 +63,7 @@ impl Pool {
 
     /// Takes the next free address of the range.
     pub fn allocate(&mut self) -> Result<IpAddr, Error> {
-        let exhausted =
-            |used: usize| Error::PoolExhausted { pool: self.range, used, network: self.network.clone() };
+        let exhausted = |used: usize| Error::PoolExhausted { pool: self.range, used, network: self.network.clone() };
         let (first, last) = self.span().ok_or_else(|| exhausted(self.used.len()))?;
         let start = match self.last.map(number) {
             Some(n) if (first..last).contains(&n) => n + 1,

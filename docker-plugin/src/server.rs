@@ -5,9 +5,9 @@
 //! one is refused, and each role has its own error field. A call runs to its end even if Docker hangs up, so that
 //! nothing stays half made.
 
-use std::future::Future;
+use std::future::{Future, IntoFuture as _, pending};
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use axum::Router;
 use axum::body::Bytes;
@@ -18,6 +18,8 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::json;
 use tokio::net::UnixListener;
+use tokio::sync::Notify;
+use tokio::time::timeout;
 use tokio_util::task::TaskTracker;
 use tracing::{debug, info, warn};
 
@@ -28,6 +30,9 @@ use crate::error::Error;
 use crate::links::Links;
 
 const CONTENT_TYPE: &str = "application/vnd.docker.plugins.v1.2+json";
+
+/// How long a connection or a call may go on after the end was asked for.
+const GRACE: Duration = Duration::from_secs(10);
 
 /// Which error field Docker reads.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -43,9 +48,27 @@ pub async fn serve<L: Links>(
     shutdown: impl Future<Output = ()> + Send + 'static,
 ) -> std::io::Result<()> {
     let calls = TaskTracker::new();
-    axum::serve(listener, router(driver, &calls)).with_graceful_shutdown(shutdown).await?;
+    let stopping = Arc::new(Notify::new());
+    let stop = {
+        let stopping = Arc::clone(&stopping);
+        async move {
+            shutdown.await;
+            stopping.notify_one();
+        }
+    };
+    let served = axum::serve(listener, router(driver, &calls)).with_graceful_shutdown(stop).into_future();
+    let limit = async {
+        stopping.notified().await;
+        timeout(GRACE, pending::<()>()).await
+    };
+    tokio::select! {
+        served = served => served?,
+        Err(_) = limit => warn!("a connection is still in use after {GRACE:?}: it is cut"),
+    }
     calls.close();
-    calls.wait().await;
+    if timeout(GRACE, calls.wait()).await.is_err() {
+        warn!("a call is still running after {GRACE:?}: it is given up");
+    }
     Ok(())
 }
 
@@ -81,7 +104,9 @@ pub fn router<L: Links>(driver: Arc<Driver<L>>, calls: &TaskTracker) -> Router {
         .call("IpamDriver.RequestAddress", Role::Ipam, |d, r| async move { d.request_address(r).await })
         .call("IpamDriver.ReleaseAddress", Role::Ipam, |d, r| async move { d.release_address(r).await })
         .router
-        .fallback(|uri: axum::http::Uri| async move { refuse(StatusCode::NOT_FOUND, &format!("no method {}", uri.path())) })
+        .fallback(
+            |uri: axum::http::Uri| async move { refuse(StatusCode::NOT_FOUND, &format!("no method {}", uri.path())) },
+        )
         .method_not_allowed_fallback(|| async { refuse(StatusCode::METHOD_NOT_ALLOWED, "methods are called by POST") })
 }
 

@@ -16,6 +16,7 @@ use serde::{Deserialize, Serialize};
 use tracing::{error, warn};
 
 use crate::error::Error;
+use crate::lease::Side;
 use crate::pool::Pool;
 
 /// The version of the file's layout this program writes; it reads no newer one.
@@ -47,8 +48,8 @@ pub struct Network {
     pub internal: bool,
     /// The lease's MTU when it was last read, for a rebuild before flanneld is up.
     pub lease_mtu: u32,
-    /// The whole flannel network, one a family, when it was last read.
-    pub flannel: Vec<IpNet>,
+    /// The lease when it was last read, in the network's families.
+    pub lease: Vec<Side>,
     /// By EndpointID.
     pub endpoints: BTreeMap<String, Endpoint>,
 }
@@ -77,6 +78,8 @@ pub struct Endpoint {
     /// The interface's hardware address.
     #[serde(with = "mac_text")]
     pub mac: Mac,
+    /// The container it is in, where another network's routes may be there too.
+    pub sandbox: Option<String>,
 }
 
 mod mac_text {
@@ -94,7 +97,13 @@ mod mac_text {
 
 impl State {
     fn new() -> Self {
-        Self { version: VERSION, salt: fastrand::u32(..), next_pool: 1, pools: BTreeMap::new(), networks: BTreeMap::new() }
+        Self {
+            version: VERSION,
+            salt: fastrand::u32(..),
+            next_pool: 1,
+            pools: BTreeMap::new(),
+            networks: BTreeMap::new(),
+        }
     }
 
     /// A PoolID that was never used before: were it made from the range, a late release for a deleted network could
@@ -126,7 +135,10 @@ impl Store {
     /// Reads the state in `dir`, which is made if need be and belongs to this process from now on.
     pub fn open(dir: &Path) -> Result<Self, Error> {
         let failed = |path: &Path, e: &dyn std::fmt::Display| {
-            Error::State(format!("{}: {e}; make it readable and writable, or name another place with -state-dir", path.display()))
+            Error::State(format!(
+                "{}: {e}; make it readable and writable, or name another place with -state-dir",
+                path.display()
+            ))
         };
         fs::create_dir_all(dir).map_err(|e| failed(dir, &e))?;
         let lock_path = dir.join("lock");

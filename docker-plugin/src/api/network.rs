@@ -102,7 +102,21 @@ pub struct ChosenInterface {
     pub mac_address: String,
 }
 
-/// `Join`, `Leave`, `DeleteEndpoint`, `EndpointOperInfo` and the calls we only nod to.
+/// `Join`
+#[derive(Debug, Deserialize)]
+pub struct Join {
+    /// The network.
+    #[serde(rename = "NetworkID")]
+    pub network_id: String,
+    /// The endpoint.
+    #[serde(rename = "EndpointID")]
+    pub endpoint_id: String,
+    /// The container's network namespace. The file need not be there yet.
+    #[serde(default, rename = "SandboxKey")]
+    pub sandbox_key: String,
+}
+
+/// `Leave`, `DeleteEndpoint`, `EndpointOperInfo` and the calls we only nod to.
 #[derive(Debug, Deserialize)]
 pub struct EndpointCall {
     /// The network.

@@ -5,9 +5,10 @@ use ipnet::IpNet;
 use tracing::{debug, warn};
 
 use super::Driver;
+use crate::address::without;
 use crate::api::Empty;
 use crate::api::network::{
-    ChosenInterface, CreateEndpoint, CreatedEndpoint, EndpointCall, InterfaceName, Joined, StaticRoute,
+    ChosenInterface, CreateEndpoint, CreatedEndpoint, EndpointCall, InterfaceName, Join, Joined, StaticRoute,
 };
 use crate::error::{Error, short};
 use crate::links::{CableSpec, Links};
@@ -40,7 +41,7 @@ impl<L: Links> Driver<L> {
                 reason: format!("{e}"),
             })?),
         };
-        let endpoint = Endpoint { addresses, mac: given.unwrap_or(chosen) };
+        let endpoint = Endpoint { addresses, mac: given.unwrap_or(chosen), sandbox: None };
         let add = |s: &mut State| {
             let missing = || Error::UnknownNetwork { id: short(&network_id).to_owned() };
             let network = s.networks.get_mut(&network_id).ok_or_else(missing)?;
@@ -61,8 +62,8 @@ impl<L: Links> Driver<L> {
     }
 
     /// Makes the cable that Docker moves into the container, and tells it the way to the other hosts.
-    pub async fn join(&self, request: EndpointCall) -> Result<Joined, Error> {
-        let EndpointCall { network_id, endpoint_id } = request;
+    pub async fn join(&self, request: Join) -> Result<Joined, Error> {
+        let Join { network_id, endpoint_id, sandbox_key } = request;
         let network = self.network(&network_id)?;
         let missing = || Error::UnknownEndpoint { id: short(&endpoint_id).to_owned() };
         let endpoint = network.endpoints.get(&endpoint_id).ok_or_else(missing)?;
@@ -78,11 +79,12 @@ impl<L: Links> Driver<L> {
             let _held = self.bridges.lock().await;
             self.ensure_network(&network_id, &network).await?;
         }
+        let static_routes = self.routes_in(&sandbox_key, &network_id, &network, &endpoint_id).await?;
         self.links.make_cable(&cable).await?;
         debug!("endpoint {}: {} in network {}", short(&endpoint_id), cable.host, short(&network_id));
         Ok(Joined {
             interface_name: InterfaceName { src_name: cable.container.to_string(), dst_prefix: "eth" },
-            static_routes: static_routes(&network),
+            static_routes,
         })
     }
 
@@ -104,6 +106,37 @@ impl<L: Links> Driver<L> {
             .await;
         self.remove_cable(&endpoint_id).await;
         Ok(Empty {})
+    }
+
+    /// The routes for a container, without those it has by another network on a part of the same lease: Docker fails
+    /// the container when a route is there already.
+    async fn routes_in(
+        &self,
+        sandbox: &str,
+        network_id: &str,
+        network: &Network,
+        endpoint_id: &str,
+    ) -> Result<Vec<StaticRoute>, Error> {
+        let mut routes = static_routes(network);
+        if !is_part(network) {
+            return Ok(routes);
+        }
+        let enter = |s: &mut State| {
+            let endpoint = s.networks.get_mut(network_id).and_then(|n| n.endpoints.get_mut(endpoint_id));
+            let missing = || Error::UnknownEndpoint { id: short(endpoint_id).to_owned() };
+            endpoint.ok_or_else(missing)?.sandbox = Some(sandbox.to_owned());
+            let others = s.networks.iter().filter(|(id, _)| *id != network_id);
+            let here = others.filter(|(_, n)| n.endpoints.values().any(|e| e.sandbox.as_deref() == Some(sandbox)));
+            Ok(here.flat_map(|(_, n)| static_routes(n)).map(|r| r.destination).collect::<Vec<_>>())
+        };
+        let leave = |s: &mut State, _| {
+            if let Some(endpoint) = s.networks.get_mut(network_id).and_then(|n| n.endpoints.get_mut(endpoint_id)) {
+                endpoint.sandbox = None;
+            }
+        };
+        let there = self.store.change(enter, leave).await?;
+        routes.retain(|r| !there.contains(&r.destination));
+        Ok(routes)
     }
 
     async fn remove_cable(&self, endpoint_id: &str) {
@@ -131,16 +164,28 @@ fn read_address(text: &str, network: &Network) -> Result<IpNet, Error> {
     Err(bad(format!("is not inside the network's pool {}: choose one there", pools.join(" or "))))
 }
 
-/// The whole flannel network by way of the bridge, a route a family.
+/// Whether the network has only a part of the lease, so that there may be others beside it.
+fn is_part(network: &Network) -> bool {
+    network.subnets.iter().any(|s| !network.lease.iter().any(|side| side.subnet == s.pool))
+}
+
+/// The flannel network by way of the bridge. A network on a part of the lease leaves the lease out: Docker fails a
+/// container that joins a second network whose addresses a route of the first one covers.
 fn static_routes(network: &Network) -> Vec<StaticRoute> {
-    let routes = network.flannel.iter().filter_map(|flannel| {
-        let way = network.subnets.iter().find(|s| flannel.contains(&s.pool))?;
-        // A network of a single lease is connected as it is.
-        (way.pool != *flannel).then(|| StaticRoute {
-            destination: flannel.to_string(),
+    let mut routes = Vec::new();
+    for side in &network.lease {
+        let Some(way) = network.subnets.iter().find(|s| side.network.contains(&s.pool)) else { continue };
+        let destinations = match way.pool {
+            // A flannel network of a single lease is connected as it is.
+            pool if pool == side.network => Vec::new(),
+            pool if pool == side.subnet => vec![side.network],
+            _ => without(&side.network, &side.subnet),
+        };
+        routes.extend(destinations.iter().map(|destination| StaticRoute {
+            destination: destination.to_string(),
             route_type: 0,
             next_hop: way.gateway.addr().to_string(),
-        })
-    });
-    routes.collect()
+        }));
+    }
+    routes
 }

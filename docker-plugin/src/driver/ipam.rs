@@ -10,14 +10,12 @@
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
-use std::sync::PoisonError;
-use std::time::Duration;
 
 use ipnet::{IpNet, Ipv4Net};
 use tokio::time::Instant;
 use tracing::{debug, info, warn};
 
-use super::Driver;
+use super::{Birth, Driver};
 use crate::address::{free_part, overlap};
 use crate::api::Empty;
 use crate::api::ipam::{
@@ -28,9 +26,6 @@ use crate::lease::Side;
 use crate::links::{HostRoute, Links};
 use crate::pool::Pool;
 use crate::state::State;
-
-/// After this long, a pool that no network came for is free again: its `docker network create` failed in Docker.
-const ABANDONED: Duration = Duration::from_secs(60);
 
 /// Where Docker reads name servers; the second is systemd-resolved's.
 const RESOLV_CONF: [&str; 2] = ["/etc/resolv.conf", "/run/systemd/resolve/resolv.conf"];
@@ -46,9 +41,10 @@ pub(super) struct Claim {
 /// All ranges of networks and pools.
 pub(super) fn claims(state: &State) -> Vec<Claim> {
     let pools = state.pools.values().map(|p| Claim { subnet: p.subnet, network: p.network.clone() });
-    let networks = state.networks.iter().flat_map(|(id, n)| {
-        n.subnets.iter().map(|s| Claim { subnet: s.pool, network: Some(id.clone()) })
-    });
+    let networks = state
+        .networks
+        .iter()
+        .flat_map(|(id, n)| n.subnets.iter().map(|s| Claim { subnet: s.pool, network: Some(id.clone()) }));
     networks.chain(pools).collect()
 }
 
@@ -83,6 +79,7 @@ impl<L: Links> Driver<L> {
         if let Some(pool) = asked.filter(|p| !side.subnet.contains(p)) {
             return Err(self.foreign(pool, side, &lease));
         }
+        self.make_room(asked.unwrap_or(side.subnet)).await;
         let routes = if v6 {
             Vec::new()
         } else {
@@ -93,15 +90,15 @@ impl<L: Links> Driver<L> {
         };
         let now = Instant::now();
         let add = |s: &mut State| {
-            let abandoned = self.abandoned(s, side.subnet, now);
-            let refused_before = asked.is_none() && abandoned.iter().any(|id| s.pools[id].is_unused());
+            let refused = if asked.is_none() { self.refused(s, side.subnet) } else { Vec::new() };
+            let abandoned: Vec<_> = self.abandoned(s, now).into_iter().chain(refused.iter().cloned()).collect();
             let mut claims = claims(s);
             claims.retain(|c| c.network.is_some() || !abandoned.iter().any(|id| s.pools[id].subnet == c.subnet));
             let mut choice = match asked {
                 Some(pool) => self.check_asked(s, pool, side, &claims, &routes)?,
                 None => self.choose(s, side, &claims, &routes)?,
             };
-            choice.unchecked |= refused_before && !v6;
+            choice.unchecked |= !refused.is_empty() && !v6;
             let range = range.unwrap_or(choice.subnet);
             if !choice.subnet.contains(&range) {
                 return Err(Error::RangeOutside { range, pool: choice.subnet });
@@ -123,14 +120,14 @@ impl<L: Links> Driver<L> {
             Ok(PoolGiven { pool_id, pool: shown.to_string(), data })
         };
         let given = self.store.change(add, |s, given| drop(s.pools.remove(&given.pool_id))).await?;
-        self.pending().insert(given.pool_id.clone(), now);
+        self.born().insert(given.pool_id.clone(), Birth { at: now, our_choice: asked.is_none() });
         info!("{}: {} of lease {}", given.pool_id, given.data.get(GATEWAY).unwrap_or(&given.pool), side.subnet);
         Ok(given)
     }
 
     /// Takes the pool back.
     pub async fn release_pool(&self, request: ReleasePool) -> Result<Empty, Error> {
-        self.pending().remove(&request.pool_id);
+        self.born().remove(&request.pool_id);
         self.store.forget(|s| drop(s.pools.remove(&request.pool_id))).await;
         Ok(Empty {})
     }
@@ -179,12 +176,19 @@ impl<L: Links> Driver<L> {
         Ok(Empty {})
     }
 
-    /// Pools that overlap `wanted` and that no network came for.
-    fn abandoned(&self, state: &State, wanted: IpNet, now: Instant) -> Vec<String> {
-        let pending = self.pending();
-        let old = |id: &String| pending.get(id).is_none_or(|since| now.duration_since(*since) >= ABANDONED);
+    /// Pools that no network came for.
+    fn abandoned(&self, state: &State, now: Instant) -> Vec<String> {
+        let left = state.pools.iter().filter(|(id, pool)| pool.network.is_none() && !self.is_young(id, now));
+        left.map(|(id, _)| id.clone()).collect()
+    }
+
+    /// Pools of the lease that were ours to choose and from which nothing was taken: that Docker asks again means
+    /// that it did not like them.
+    fn refused(&self, state: &State, lease: IpNet) -> Vec<String> {
+        let born = self.born();
+        let chosen = |id: &String| born.get(id).is_some_and(|birth| birth.our_choice);
         let left = state.pools.iter().filter(|(id, pool)| {
-            pool.network.is_none() && overlap(&pool.subnet, &wanted) && (pool.is_unused() || old(id))
+            pool.network.is_none() && pool.is_unused() && chosen(id) && overlap(&pool.subnet, &lease)
         });
         left.map(|(id, _)| id.clone()).collect()
     }
@@ -268,15 +272,16 @@ impl<L: Links> Driver<L> {
         };
         Error::Taken { wanted, lease: side.subnet, pool: net, owner: format!("{device} of this host"), remedy }
     }
-
-    fn pending(&self) -> std::sync::MutexGuard<'_, std::collections::HashMap<String, Instant>> {
-        self.pending.lock().unwrap_or_else(PoisonError::into_inner)
-    }
 }
 
-/// Parts of the lease that a device of the host has, other than our own bridges.
+/// Parts of the lease that lead elsewhere than to our own bridges, and where.
 fn obstacles(side: Side, claims: &[Claim], routes: &[HostRoute]) -> Vec<(IpNet, String)> {
-    let inside = routes.iter().filter_map(|r| Some((r.destination, r.device.clone()?)));
+    let inside = routes.iter().filter_map(|r| match &r.device {
+        Some(device) => Some((r.destination, device.clone())),
+        // It was there before the bridge's own route, and so would win.
+        None if r.metric == 0 => Some((r.destination, "a blackhole route".to_owned())),
+        None => None,
+    });
     let foreign = inside.filter(|(net, _)| side.subnet.contains(net) && !claims.iter().any(|c| c.subnet == *net));
     foreign.collect()
 }
@@ -299,10 +304,8 @@ fn parse_name_servers(resolv_conf: &str) -> Vec<IpAddr> {
 }
 
 fn read_net(what: &str, text: &str) -> Result<Option<IpNet>, Error> {
-    let bad = || Error::Request {
-        what: format!("{what} {text:?}"),
-        reason: "is no range, as 10.5.72.0/25 is".to_owned(),
-    };
+    let bad =
+        || Error::Request { what: format!("{what} {text:?}"), reason: "is no range, as 10.5.72.0/25 is".to_owned() };
     match text {
         "" => Ok(None),
         text => {

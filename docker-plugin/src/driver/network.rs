@@ -1,10 +1,13 @@
 //! CreateNetwork and DeleteNetwork.
 
+use std::collections::BTreeSet;
+
 use ipnet::IpNet;
+use tokio::time::Instant;
 use tracing::{info, warn};
 
 use super::ipam::claims;
-use super::{Driver, bridge_spec};
+use super::{Birth, Driver, bridge_spec};
 use crate::address::{free_part, overlap};
 use crate::api::network::{CreateNetwork, DeleteNetwork, IpamData};
 use crate::api::{Empty, Options};
@@ -32,10 +35,18 @@ impl<L: Links> Driver<L> {
         let lease = self.subnet_file.read()?;
         let network = self.read_network(&request, &lease)?;
         let bridge = names::bridge(id)?;
+        for subnet in &network.subnets {
+            self.make_room(subnet.pool).await;
+        }
 
-        let _held = self.bridges.lock().await;
+        let held = self.bridges.lock().await;
+        if self.store.read(|s| s.networks.contains_key(id)) {
+            // Said twice. Docker never gives an ID to another network.
+            return Ok(Empty {});
+        }
         self.store.read(|s| self.check_free(s, id, &network, &lease))?;
-        let mut done = self.links.ensure_bridge(&bridge_spec(id, &network)?).await.map_err(Error::from);
+        let made = self.links.ensure_bridge(&bridge_spec(id, &network)?).await;
+        let mut done = made.map(drop).map_err(Error::from);
         if done.is_ok() {
             let add = |s: &mut State| {
                 s.networks.insert(id.clone(), network.clone());
@@ -47,6 +58,7 @@ impl<L: Links> Driver<L> {
                     pool.network = None;
                 }
             };
+            self.born().insert(id.clone(), Birth { at: Instant::now(), our_choice: false });
             done = self.store.change(add, undo).await.map(|_| ());
         }
         if let Err(e) = done {
@@ -55,6 +67,7 @@ impl<L: Links> Driver<L> {
             }
             return Err(e);
         }
+        drop(held);
         let pools: Vec<_> = network.subnets.iter().map(|s| s.pool.to_string()).collect();
         let internal = if network.internal { ", internal" } else { "" };
         info!("network {}: {} on {bridge}, MTU {}{internal}", short(id), pools.join(" and "), network.mtu());
@@ -65,25 +78,37 @@ impl<L: Links> Driver<L> {
 
     /// Forgets the network and removes its bridge. Docker has forgotten it already, whatever we answer.
     pub async fn delete_network(&self, request: DeleteNetwork) -> Result<Empty, Error> {
-        let id = &request.network_id;
-        let _held = self.bridges.lock().await;
+        self.remove_network(&request.network_id).await;
+        Ok(Empty {})
+    }
+
+    pub(super) async fn remove_network(&self, id: &str) {
+        let held = self.bridges.lock().await;
+        self.born().remove(id);
         let known = self
             .store
             .forget(|s| {
-                s.pools.retain(|_, pool| pool.network.as_ref() != Some(id));
+                s.pools.retain(|_, pool| pool.network.as_deref() != Some(id));
                 s.networks.remove(id)
             })
             .await;
-        let Some(network) = known else { return Ok(Empty {}) };
+        let Some(network) = known else { return };
         let cables = network.endpoints.keys().filter_map(|e| names::host_end(e).ok());
         for device in cables.chain(names::bridge(id)) {
             if let Err(e) = self.links.remove(&device).await {
                 warn!("{e}");
             }
         }
+        drop(held);
         info!("network {}: removed", short(id));
         self.order_rules().await;
-        Ok(Empty {})
+    }
+
+    /// Asks Docker about networks that have a part of `wanted`, and gives up those it does not have any more.
+    pub(super) async fn make_room(&self, wanted: IpNet) {
+        let claims = self.store.read(claims).into_iter().filter(|c| overlap(&c.subnet, &wanted));
+        let networks: BTreeSet<_> = claims.filter_map(|c| c.network).collect();
+        self.forget_dead(networks.into_iter().collect()).await;
     }
 
     /// Checks the request by itself and against the lease.
@@ -101,7 +126,7 @@ impl<L: Links> Driver<L> {
             });
         };
         let families = lease.sides.iter().filter(|s| subnets.iter().any(|n| same_family(&n.pool, &s.network)));
-        let flannel = families.map(|s| s.network).collect();
+        let sides = families.copied().collect();
         let has_v6 = subnets.iter().any(|s| matches!(s.pool, IpNet::V6(_)));
         let mtu_option = read_mtu(&request.options, has_v6)?;
         if let Some(mtu) = mtu_option.filter(|m| *m > lease.mtu) {
@@ -114,7 +139,7 @@ impl<L: Links> Driver<L> {
             mtu_option,
             internal: request.options.get(INTERNAL).and_then(serde_json::Value::as_bool).unwrap_or(false),
             lease_mtu: lease.mtu,
-            flannel,
+            lease: sides,
             endpoints: std::collections::BTreeMap::new(),
         })
     }
@@ -173,7 +198,8 @@ impl<L: Links> Driver<L> {
         }
         let plain = format!("docker network create -d {} {options}--subnet {part} NAME", self.name);
         let whole = options.is_empty() && part == side.subnet;
-        let ipam = if whole { self.create_command("") } else { self.create_command(&format!("{options}--subnet {part} ")) };
+        let ipam =
+            if whole { self.create_command("") } else { self.create_command(&format!("{options}--subnet {part} ")) };
         Error::ForeignPool { pool, lease: side.subnet, ipam, plain }
     }
 
@@ -184,9 +210,9 @@ impl<L: Links> Driver<L> {
                 // The pool Docker asked us for on behalf of this very network.
                 c.network.is_none() && c.subnet == subnet.pool && network.address_space == self.address_space()
             };
-            let other = claims(state).into_iter().find(|c| {
-                c.network.as_deref() != Some(id) && overlap(&c.subnet, &subnet.pool) && !own(c)
-            });
+            let other = claims(state)
+                .into_iter()
+                .find(|c| c.network.as_deref() != Some(id) && overlap(&c.subnet, &subnet.pool) && !own(c));
             if let (Some(claim), Some(side)) = (other, lease.side_of(&subnet.pool)) {
                 return Err(self.taken(state, subnet.pool, side, &claim));
             }

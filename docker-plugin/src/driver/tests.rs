@@ -19,6 +19,8 @@ const N2: &str = "22222222222200000000000000000000000000000000000000000000000000
 const E1: &str = "e1e1e1e1e1e10000000000000000000000000000000000000000000000000000";
 const E2: &str = "e2e2e2e2e2e20000000000000000000000000000000000000000000000000000";
 
+const E3: &str = "e3e3e3e3e3e30000000000000000000000000000000000000000000000000000";
+
 const V4: &str = "FLANNEL_NETWORK=10.5.0.0/16\nFLANNEL_SUBNET=10.5.72.1/24\nFLANNEL_MTU=1450\nFLANNEL_IPMASQ=true\n";
 const DUAL: &str = "FLANNEL_NETWORK=10.5.0.0/16\nFLANNEL_SUBNET=10.5.72.1/24\nFLANNEL_IPV6_NETWORK=fd00:5::/48\n\
                     FLANNEL_IPV6_SUBNET=fd00:5:0:72::1/64\nFLANNEL_MTU=1450\nFLANNEL_IPMASQ=true\n";
@@ -57,8 +59,8 @@ impl Host {
         self.driver.links.interfaces().clone()
     }
 
-    fn add_route(&self, destination: &str, device: Option<&str>) {
-        let route = HostRoute { destination: destination.parse().unwrap(), device: device.map(str::to_owned) };
+    fn add_route(&self, destination: &str, device: Option<&str>, metric: u32) {
+        let route = HostRoute { destination: destination.parse().unwrap(), device: device.map(str::to_owned), metric };
         self.driver.links.interfaces().routes.push(route);
     }
 
@@ -86,7 +88,12 @@ impl Host {
         self.create_with(id, json!({}), &[(space, pool, gateway)]).await
     }
 
-    async fn create_with(&self, id: &str, options: serde_json::Value, data: &[(&str, &str, &str)]) -> Result<(), Error> {
+    async fn create_with(
+        &self,
+        id: &str,
+        options: serde_json::Value,
+        data: &[(&str, &str, &str)],
+    ) -> Result<(), Error> {
         let family = |v6: bool| {
             let of_family = data.iter().filter(|(_, pool, _)| pool.contains(':') == v6);
             let items = of_family.map(|(s, p, g)| json!({"AddressSpace": s, "Pool": p, "Gateway": g}));
@@ -121,7 +128,12 @@ impl Host {
     }
 
     async fn join(&self, network: &str, endpoint: &str) -> Result<Joined, Error> {
-        self.driver.join(call(network, endpoint)).await
+        self.join_in(network, endpoint, "/var/run/docker/netns/6465ec84fc4b").await
+    }
+
+    async fn join_in(&self, network: &str, endpoint: &str, sandbox: &str) -> Result<Joined, Error> {
+        let request = json!({"NetworkID": network, "EndpointID": endpoint, "SandboxKey": sandbox, "Options": {}});
+        self.driver.join(read(request)).await
     }
 
     async fn stop(&self, network: &str, endpoint: &str) {
@@ -131,7 +143,11 @@ impl Host {
 }
 
 fn start(dir: &Path, firewall: &FakeFirewall, kernel: Interfaces) -> Driver<FakeLinks> {
-    let settings = Settings { name: "flannel".to_owned(), subnet_file: SubnetFile(env_path(dir)) };
+    let settings = Settings {
+        name: "flannel".to_owned(),
+        subnet_file: SubnetFile(env_path(dir)),
+        engine: Engine::at(dir.join("docker.sock")),
+    };
     let links = FakeLinks::default();
     *links.interfaces() = kernel;
     Driver::new(settings, Store::open(&dir.join("state")).unwrap(), links, Guard::start(firewall.clone()))
@@ -194,7 +210,8 @@ async fn an_answer_never_repeats_what_docker_decided() {
 async fn options_are_heeded_or_refused() {
     let host = Host::new(V4);
     let data = [("LocalDefault", "10.5.72.0/24", "10.5.72.254/24")];
-    let mtu = |value: serde_json::Value| json!({"com.docker.network.generic": {"com.docker.network.driver.mtu": value}});
+    let mtu =
+        |value: serde_json::Value| json!({"com.docker.network.generic": {"com.docker.network.driver.mtu": value}});
     for bad in [json!("big"), json!("67"), json!("65536"), json!("")] {
         let error = host.create_with(N1, mtu(bad.clone()), &data).await.unwrap_err().to_string();
         assert!(error.starts_with("option com.docker.network.driver.mtu="), "{bad}: {error}");

@@ -70,7 +70,10 @@ impl Outcome {
             return Ok(());
         }
         let program = program(family, false);
-        Err(format!("{program} refused our forward rules, so packets between containers may be dropped: {}", self.stderr))
+        Err(format!(
+            "{program} refused our forward rules, so packets between containers may be dropped: {}",
+            self.stderr
+        ))
     }
 }
 

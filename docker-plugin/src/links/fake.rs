@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use flannel_core::name::IfName;
+use ipnet::IpNet;
 
 use super::{BridgeSpec, CableSpec, HostRoute, LinkError, Links, Owned};
 
@@ -41,9 +42,9 @@ impl FakeLinks {
 }
 
 impl Links for FakeLinks {
-    async fn ensure_bridge(&self, spec: &BridgeSpec) -> Result<(), LinkError> {
-        self.change(format!("bridge {}", spec.name))?.bridges.insert(spec.name.clone(), spec.clone());
-        Ok(())
+    async fn ensure_bridge(&self, spec: &BridgeSpec) -> Result<bool, LinkError> {
+        let before = self.change(format!("bridge {}", spec.name))?.bridges.insert(spec.name.clone(), spec.clone());
+        Ok(before.is_none())
     }
 
     async fn make_cable(&self, spec: &CableSpec) -> Result<(), LinkError> {
@@ -80,7 +81,8 @@ impl Links for FakeLinks {
     async fn routes(&self) -> Result<Vec<HostRoute>, LinkError> {
         let all = self.interfaces();
         let connected = all.bridges.values().flat_map(|b| {
-            b.addresses.iter().map(|a| HostRoute { destination: a.trunc(), device: Some(b.name.to_string()) })
+            let route = |a: &IpNet| HostRoute { destination: a.trunc(), device: Some(b.name.to_string()), metric: 0 };
+            b.addresses.iter().map(route)
         });
         Ok(connected.chain(all.routes.iter().cloned()).collect())
     }

@@ -87,10 +87,12 @@ impl Drop for Netlink {
 }
 
 impl Links for Netlink {
-    async fn ensure_bridge(&self, spec: &BridgeSpec) -> Result<(), LinkError> {
+    async fn ensure_bridge(&self, spec: &BridgeSpec) -> Result<bool, LinkError> {
         let name = spec.name.as_str();
         let action = |what: &str| format!("{what} bridge {name}");
-        match self.link(name).await? {
+        let there = self.link(name).await?;
+        let is_new = there.is_none();
+        match there {
             Some(link) if kind(&link) == Some(&InfoKind::Bridge) => {}
             Some(_) => return Err(LinkError::NotOurs { name: name.to_owned() }),
             None => {
@@ -112,7 +114,8 @@ impl Links for Netlink {
             .build();
         let set = self.handle.link().set(message).execute().await;
         set.map_err(|e| Refusal::of(&e).error(action("setting up")))?;
-        self.ensure_addresses(index, spec).await
+        self.ensure_addresses(index, spec).await?;
+        Ok(is_new)
     }
 
     async fn make_cable(&self, spec: &CableSpec) -> Result<(), LinkError> {
@@ -166,8 +169,7 @@ impl Links for Netlink {
     async fn owned(&self) -> Result<Vec<Owned>, LinkError> {
         let links = self.handle.link().get().execute().try_collect::<Vec<_>>().await;
         let links = links.map_err(|e| Refusal::of(&e).error("listing interfaces".to_owned()))?;
-        let bridges: Vec<u32> =
-            links.iter().filter(|l| alias(l) == Some(&self.mark)).map(|l| l.header.index).collect();
+        let bridges: Vec<u32> = links.iter().filter(|l| alias(l) == Some(&self.mark)).map(|l| l.header.index).collect();
         let owned = links.iter().filter_map(|link| {
             let name = attribute(link, |a| match a {
                 LinkAttribute::IfName(name) => Some(name),
@@ -195,7 +197,11 @@ impl Links for Netlink {
                 Some(index) => self.name_of(index).await?.or(Some(format!("interface {index}"))),
                 None => None,
             };
-            found.push(HostRoute { destination, device });
+            let metric = route.attributes.iter().find_map(|a| match a {
+                RouteAttribute::Priority(metric) => Some(*metric),
+                _ => None,
+            });
+            found.push(HostRoute { destination, device, metric: metric.unwrap_or(0) });
         }
         Ok(found)
     }

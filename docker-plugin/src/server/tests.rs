@@ -1,5 +1,7 @@
 //! Requests as Docker sent them, through the router, and the answers it is to get.
 
+use std::path::PathBuf;
+
 use axum::body::Body;
 use axum::http::Request;
 use serde_json::Value;
@@ -7,14 +9,14 @@ use tower::ServiceExt as _;
 
 use super::*;
 use crate::driver::Settings;
+use crate::engine::Engine;
 use crate::firewall::Guard;
 use crate::firewall::fake::FakeFirewall;
 use crate::lease::SubnetFile;
 use crate::links::fake::FakeLinks;
 use crate::state::Store;
 
-const ENV: &str =
-    "FLANNEL_NETWORK=10.5.0.0/16\nFLANNEL_SUBNET=10.5.72.1/24\nFLANNEL_MTU=1450\nFLANNEL_IPMASQ=false\n";
+const ENV: &str = "FLANNEL_NETWORK=10.5.0.0/16\nFLANNEL_SUBNET=10.5.72.1/24\nFLANNEL_MTU=1450\nFLANNEL_IPMASQ=false\n";
 
 struct Plugin {
     _dir: tempfile::TempDir,
@@ -29,7 +31,8 @@ impl Plugin {
         if let Some(text) = subnet_env {
             std::fs::write(&path, text).unwrap();
         }
-        let settings = Settings { name: "flannel".to_owned(), subnet_file: SubnetFile(path) };
+        let settings =
+            Settings { name: "flannel".to_owned(), subnet_file: SubnetFile(path), engine: Engine::at(PathBuf::new()) };
         let store = Store::open(&dir.path().join("state")).unwrap();
         let guard = Guard::start(FakeFirewall::default());
         let driver = Arc::new(Driver::new(settings, store, FakeLinks::default(), guard));
@@ -147,4 +150,52 @@ async fn unknown_methods_are_404_and_others_are_posted() {
     let (status, answer) = plugin.send(Request::get("/Plugin.Activate").body(Body::empty()).unwrap()).await;
     assert_eq!(status, StatusCode::METHOD_NOT_ALLOWED);
     assert!(answer["Err"].is_string());
+}
+
+/// One request over a connection of its own, which stays open.
+async fn ask(socket: &std::path::Path, request: &str) -> (tokio::net::UnixStream, String) {
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    let mut stream = tokio::net::UnixStream::connect(socket).await.unwrap();
+    stream.write_all(request.as_bytes()).await.unwrap();
+    let mut answer = vec![0; 4096];
+    let length = stream.read(&mut answer).await.unwrap();
+    (stream, String::from_utf8_lossy(&answer[..length]).into_owned())
+}
+
+#[tokio::test]
+async fn ends_with_idle_connections_open_and_finishes_calls_whose_caller_hung_up() {
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    let plugin = Plugin::new(Some(ENV));
+    let dir = tempfile::tempdir().unwrap();
+    let socket = dir.path().join("flannel.sock");
+    let (listener, file) = crate::socket::bind(&socket).await.unwrap();
+    let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
+    let driver = Arc::clone(&plugin.driver);
+    let server = tokio::spawn(serve(listener, driver, async move { stopped.await.unwrap() }));
+
+    let head = "POST /Plugin.Activate HTTP/1.1\r\nHost: \r\nContent-Length: 0\r\n\r\n";
+    let (mut idle, answer) = ask(&socket, head).await;
+    assert!(answer.starts_with("HTTP/1.1 200") && answer.contains("NetworkDriver"), "{answer}");
+
+    // A caller that does not wait for its answer.
+    let body = json!({
+        "NetworkID": "9eccb7a0fab95b18", "Options": {},
+        "IPv4Data": [{"AddressSpace": "LocalDefault", "Pool": "10.5.72.0/24", "Gateway": "10.5.72.1/24"}],
+    })
+    .to_string();
+    let length = body.len();
+    let request = format!("POST /NetworkDriver.CreateNetwork HTTP/1.1\r\nContent-Length: {length}\r\n\r\n{body}");
+    let mut hasty = tokio::net::UnixStream::connect(&socket).await.unwrap();
+    hasty.write_all(request.as_bytes()).await.unwrap();
+    while plugin.driver.links().interfaces().bridges.is_empty() {
+        tokio::task::yield_now().await;
+    }
+    drop(hasty);
+
+    drop(file);
+    stop.send(()).unwrap();
+    timeout(GRACE / 2, server).await.expect("the server does not end").unwrap().unwrap();
+    assert_eq!(idle.read(&mut [0; 1]).await.unwrap(), 0, "the idle connection is still open");
+    assert_eq!(plugin.driver.state().networks.len(), 1, "the call was left half done");
+    assert!(!socket.exists());
 }

@@ -12,12 +12,13 @@ fn network() -> Network {
         mtu_option: None,
         internal: false,
         lease_mtu: 1450,
-        flannel: vec!["10.5.0.0/16".parse().unwrap()],
+        lease: vec![Side { network: "10.5.0.0/16".parse().unwrap(), subnet: "10.5.72.0/24".parse().unwrap() }],
         endpoints: BTreeMap::from([(
             "e1".to_owned(),
             Endpoint {
                 addresses: vec!["10.5.72.2/24".parse().unwrap()],
                 mac: "02:00:0a:05:48:02".parse().unwrap(),
+                sandbox: Some("/var/run/docker/netns/6465ec84fc4b".to_owned()),
             },
         )]),
     }

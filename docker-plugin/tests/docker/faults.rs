@@ -54,6 +54,25 @@ fn makes_bridges_and_rules_again() {
     plugin.must_ping("c", &plugin.ip(1));
 }
 
+// Docker removes a network whose plugin is down, and nobody hears of it. Docker would try for 45 s; a plugin that knows
+// nothing and says yes to all makes it as quick as it is without effect.
+#[test]
+fn a_network_removed_in_its_absence_frees_the_lease() {
+    let mut plugin = Plugin::start();
+    let id = plugin.network(&[], "net");
+    plugin.end("-KILL");
+    plugin.launch_with("nothing-known");
+    plugin.remove_network("net");
+    plugin.end("-TERM");
+    assert!(plugin.state().contains(&id), "the network is forgotten already");
+    plugin.launch();
+    let second = plugin.network(&[], "again");
+    plugin.must_run("again", "a", &[]);
+    plugin.must_ping("a", &plugin.ip(1));
+    assert_ne!(id, second);
+    assert_eq!(plugin.leftovers(&[]).iter().filter(|l| l.contains(&id)).count(), 0, "{:?}", plugin.leftovers(&[]));
+}
+
 #[test]
 fn one_socket_and_one_state_have_one_plugin() {
     let plugin = Plugin::start();

@@ -107,11 +107,16 @@ impl Plugin {
 
     /// Starts the program and waits until it answers.
     pub(crate) fn launch(&mut self) {
+        self.launch_with("state");
+    }
+
+    /// Starts the program with a state of its own choice: one that knows nothing, in place of one that does.
+    pub(crate) fn launch_with(&mut self, state: &str) {
         let log = OpenOptions::new().create(true).append(true).open(self.path("log")).unwrap();
         let child = Command::new(env!("CARGO_BIN_EXE_flannel-docker"))
             .arg(format!("-socket={}", self.socket().display()))
             .arg(format!("-subnet-file={}", self.path("subnet.env").display()))
-            .arg(format!("-state-dir={}", self.path("state").display()))
+            .arg(format!("-state-dir={}", self.path(state).display()))
             .arg("-v=1")
             .stderr(log)
             .spawn()
@@ -259,6 +264,44 @@ impl Plugin {
     /// Our chain's name.
     pub(crate) fn chain(&self) -> String {
         Opts { state_dir: self.path("state"), ..Opts::default() }.chain()
+    }
+}
+
+/// A container of another host, as this host sees it: something with a flannel address behind an interface.
+pub(crate) struct Remote {
+    name: String,
+    /// Its address.
+    pub(crate) ip: String,
+    _claim: File,
+}
+
+impl Remote {
+    pub(crate) fn new(plugin: &Plugin) -> Self {
+        let (lease, claim) = claim_lease();
+        // Interface names have 15 characters.
+        let name = plugin.name.replacen("flt", "flr", 1);
+        let remote = Self { ip: format!("{lease}.2"), name, _claim: claim };
+        let (name, ip, gateway) = (remote.name.as_str(), format!("{}/24", remote.ip), format!("{lease}.1"));
+        sh("ip", &["netns", "add", name]);
+        sh("ip", &["link", "add", name, "type", "veth", "peer", "name", "eth0", "netns", name]);
+        sh("ip", &["addr", "add", &format!("{gateway}/24"), "dev", name]);
+        sh("ip", &["link", "set", name, "up"]);
+        sh("ip", &["-n", name, "addr", "add", &ip, "dev", "eth0"]);
+        sh("ip", &["-n", name, "link", "set", "eth0", "up"]);
+        sh("ip", &["-n", name, "route", "add", "default", "via", &gateway]);
+        remote
+    }
+
+    /// Whether it reaches an address.
+    pub(crate) fn pings(&self, target: &str) -> bool {
+        run("ip", &["netns", "exec", &self.name, "ping", "-c", "2", "-W", "2", target]).ok
+    }
+}
+
+impl Drop for Remote {
+    fn drop(&mut self) {
+        run("ip", &["link", "del", &self.name]);
+        run("ip", &["netns", "del", &self.name]);
     }
 }
 

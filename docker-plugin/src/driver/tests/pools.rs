@@ -106,7 +106,7 @@ async fn a_pool_whose_network_never_came_is_free_again() {
     host.gateway(&lost.pool_id).await.unwrap();
     let error = host.pool("").await.unwrap_err().to_string();
     assert!(error.contains("belongs to a network that is being created; try again when that is done"), "{error}");
-    tokio::time::advance(std::time::Duration::from_secs(61)).await;
+    tokio::time::advance(Duration::from_secs(61)).await;
     host.network(N1, "").await.unwrap();
 }
 
@@ -137,25 +137,29 @@ async fn docker_asks(host: &Host) -> (Result<String, Error>, usize) {
     panic!("Docker would ask for ever");
 }
 
+/// Destination, device and metric.
+type Route = (&'static str, Option<&'static str>, u32);
+
 #[tokio::test]
 async fn routes_of_the_host_never_make_docker_ask_for_ever() {
     let whole = "10.5.72.2/24";
-    let cases: [(&[(&str, Option<&str>)], Result<&str, &str>); 7] = [
+    let cases: [(&[Route], Result<&str, &str>); 8] = [
         (&[], Ok(whole)),
-        (&[("10.5.73.0/24", Some("flannel.1")), ("172.17.0.0/16", Some("docker0"))], Ok(whole)),
+        (&[("10.5.73.0/24", Some("flannel.1"), 0), ("172.17.0.0/16", Some("docker0"), 0)], Ok(whole)),
         // udp as upstream has it: the whole network leads into the tunnel.
-        (&[("10.5.0.0/16", Some("flannel0"))], Ok(whole)),
-        // -ip-blackhole-route
-        (&[("10.5.72.0/24", None)], Ok(whole)),
+        (&[("10.5.0.0/16", Some("flannel0"), 0)], Ok(whole)),
+        // -ip-blackhole-route, where it gives way to the bridge and where it does not.
+        (&[("10.5.72.0/24", None, 1000)], Ok(whole)),
+        (&[("10.5.72.0/24", None, 0)], Err("10.5.72.0/24 belongs to a blackhole route of this host")),
         // Docker's own bridge has a part.
-        (&[("10.5.72.0/26", Some("docker0"))], Ok("10.5.72.130/25")),
-        (&[("10.5.72.0/26", Some("docker0")), ("10.0.0.0/8", Some("tun0"))], Ok("10.5.72.130/25")),
-        (&[("10.5.72.0/24", Some("cni0"))], Err("10.5.72.0/24 belongs to cni0 of this host")),
+        (&[("10.5.72.0/26", Some("docker0"), 0)], Ok("10.5.72.130/25")),
+        (&[("10.5.72.0/26", Some("docker0"), 0), ("10.0.0.0/8", Some("tun0"), 0)], Ok("10.5.72.130/25")),
+        (&[("10.5.72.0/24", Some("cni0"), 0)], Err("10.5.72.0/24 belongs to cni0 of this host")),
     ];
     for (routes, expected) in cases {
         let host = Host::new(V4);
-        for (destination, device) in routes {
-            host.add_route(destination, *device);
+        for (destination, device, metric) in routes {
+            host.add_route(destination, *device, *metric);
         }
         let (answer, calls) = docker_asks(&host).await;
         assert_eq!(calls, 1, "{routes:?}");
@@ -190,4 +194,34 @@ async fn a_bridge_left_over_does_not_stand_in_the_way() {
     host.remove_network(N1, &pool).await;
     assert_eq!(host.kernel().bridges.len(), 1, "the fault did not strike");
     assert_eq!(docker_asks(&host).await, (Ok("10.5.72.2/24".to_owned()), 1));
+}
+
+// Docker fails a container when a route of one network covers an address of the next, or is there twice.
+#[tokio::test]
+async fn a_container_may_join_several_parts_of_the_lease() {
+    let host = Host::new(V4);
+    host.network(N1, "10.5.72.0/25").await.unwrap();
+    host.network(N2, "10.5.72.128/25").await.unwrap();
+    host.endpoint(N1, E1, "10.5.72.2/25", "").await.unwrap();
+    host.endpoint(N2, E2, "10.5.72.130/25", "").await.unwrap();
+    let first = host.join_in(N1, E1, "/netns/a").await.unwrap().static_routes;
+    assert_eq!(first.len(), 8);
+    let lease: ipnet::IpNet = "10.5.72.0/24".parse().unwrap();
+    assert!(first.iter().all(|r| !overlap(&r.destination.parse().unwrap(), &lease)), "{first:?}");
+    assert_eq!(host.join_in(N2, E2, "/netns/a").await.unwrap().static_routes, []);
+    // Another container has its own.
+    host.endpoint(N2, E3, "10.5.72.131/25", "").await.unwrap();
+    assert_eq!(host.join_in(N2, E3, "/netns/b").await.unwrap().static_routes.len(), 8);
+}
+
+#[tokio::test]
+async fn networks_created_at_the_same_time_do_not_take_each_others_pools() {
+    let host = Host::new(V4);
+    let low = host.pool("10.5.72.0/25").await.unwrap();
+    let high = host.pool("10.5.72.128/25").await.unwrap();
+    assert!(matches!(host.pool("").await, Err(Error::Taken { .. })));
+    assert!(matches!(host.pool("10.5.72.0/26").await, Err(Error::Taken { .. })));
+    let (low, high) = (host.gateway(&low.pool_id).await.unwrap(), host.gateway(&high.pool_id).await.unwrap());
+    host.create(N1, "flannel-local", "10.5.72.0/25", &low).await.unwrap();
+    host.create(N2, "flannel-local", "10.5.72.128/25", &high).await.unwrap();
 }

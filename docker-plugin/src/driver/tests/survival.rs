@@ -126,3 +126,41 @@ async fn a_new_mtu_reaches_new_containers() {
     assert_eq!(host.kernel().cables.into_values().next().unwrap().mtu, 1472);
     assert_eq!(host.kernel().bridges.into_values().next().unwrap().mtu, 1472);
 }
+
+/// A Docker that has just these networks.
+fn docker_with(host: &Host, networks: &'static [&'static str]) {
+    let listener = tokio::net::UnixListener::bind(host.dir.path().join("docker.sock")).unwrap();
+    let answer = move |axum::extract::Path(id): axum::extract::Path<String>| async move {
+        if networks.contains(&id.as_str()) { axum::http::StatusCode::OK } else { axum::http::StatusCode::NOT_FOUND }
+    };
+    let router = axum::Router::new().route("/networks/{id}", axum::routing::get(answer));
+    tokio::spawn(async move { axum::serve(listener, router).await });
+}
+
+#[tokio::test]
+async fn a_network_removed_in_our_absence_gives_up_its_lease() {
+    let host = Host::new(V4);
+    host.network(N1, "10.5.72.0/25").await.unwrap();
+    host.network(N2, "10.5.72.128/25").await.unwrap();
+    docker_with(&host, &[N2]);
+    // Docker denies a network that it is still creating, so a young one is safe.
+    assert!(matches!(host.pool("10.5.72.0/25").await, Err(Error::Taken { .. })));
+    let host = host.restart(None).await;
+    let left: Vec<_> = host.kernel().bridges.into_keys().map(|n| n.to_string()).collect();
+    assert_eq!(left, ["fl-222222222222"]);
+    assert_eq!(host.rules().bridges.len(), 1);
+    assert!(matches!(host.pool("10.5.72.128/25").await, Err(Error::Taken { .. })));
+    host.network(N1, "10.5.72.0/25").await.unwrap();
+}
+
+#[tokio::test]
+async fn where_docker_is_silent_a_network_stays() {
+    let host = Host::new(V4);
+    host.network(N1, "").await.unwrap();
+    let host = host.restart(None).await;
+    assert!(matches!(host.pool("").await, Err(Error::Taken { .. })));
+    docker_with(&host, &[]);
+    host.network(N2, "").await.unwrap();
+    let left: Vec<_> = host.kernel().bridges.into_keys().map(|n| n.to_string()).collect();
+    assert_eq!(left, ["fl-222222222222"]);
+}
