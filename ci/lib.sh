@@ -10,7 +10,11 @@ LOGS=$ROOT/target/logs
 IMAGES=$ROOT/target/images
 mkdir -p "$LOGS" "$IMAGES"
 
-# One line of progress, with the seconds since the script began.
+# One clock for a script and those that it calls through `sub`.
+SECONDS=${FLANNEL_LAB_ELAPSED:-0}
+sub() { FLANNEL_LAB_ELAPSED=$SECONDS "$@"; }
+
+# One line of progress, with the seconds since the first script began.
 say() { printf '[%4ds] %s\n' "$SECONDS" "$*"; }
 
 # The one line a failure ends with: which object, what is wrong, what to do.
