@@ -78,7 +78,7 @@ async fn run(opts: Opts) -> Result<(), String> {
     let (listener, file) = socket::bind(&opts.socket).await?;
     info!("driver {name} on {}, lease from {}", opts.socket.display(), opts.subnet_file.display());
 
-    // Docker waits for answers, so what is long done is put right beside them.
+    // Docker is answered while bridges and rules are being put right: at its start it waits for us.
     let restoring = tokio::spawn({
         let driver = Arc::clone(&driver);
         async move { driver.restore().await }

@@ -76,18 +76,16 @@ impl<L: Links> Driver<L> {
             family: if v6 { "IPv6" } else { "IPv4" },
             option: if v6 { "--ipv6" } else { "IPv4" },
         })?;
-        if let Some(pool) = asked.filter(|p| !side.subnet.contains(p)) {
-            return Err(self.foreign(pool, side, &lease));
-        }
         self.make_room(asked.unwrap_or(side.subnet)).await;
-        let routes = if v6 {
-            Vec::new()
-        } else {
+        {
             // A leftover bridge would stand in the way of its own lease.
             let _held = self.bridges.lock().await;
             self.sweep().await;
-            self.links.routes().await?
-        };
+        }
+        let routes = self.links.routes().await?;
+        if let Some(pool) = asked.filter(|p| !side.subnet.contains(p)) {
+            return Err(self.foreign(pool, side, &lease, &routes));
+        }
         let now = Instant::now();
         let add = |s: &mut State| {
             let refused = if asked.is_none() { self.refused(s, side.subnet) } else { Vec::new() };
@@ -202,25 +200,25 @@ impl<L: Links> Driver<L> {
         routes: &[HostRoute],
     ) -> Result<Choice, Error> {
         if let Some(claim) = claims.iter().find(|c| overlap(&c.subnet, &pool)) {
-            return Err(self.taken(state, pool, side, claim));
+            return Err(self.taken(state, pool, side, claim, routes));
         }
         let obstacle = obstacles(side, claims, routes).into_iter().find(|(net, _)| overlap(net, &pool));
         match obstacle {
-            Some((net, device)) => Err(self.occupied(pool, side, claims, routes, net, &device)),
+            Some((net, device)) => Err(self.occupied(state, pool, side, routes, (net, device))),
             None => Ok(Choice { subnet: pool, unchecked: false }),
         }
     }
 
     fn choose(&self, state: &State, side: Side, claims: &[Claim], routes: &[HostRoute]) -> Result<Choice, Error> {
         if let Some(claim) = claims.iter().find(|c| overlap(&c.subnet, &side.subnet)) {
-            return Err(self.taken(state, side.subnet, side, claim));
+            return Err(self.taken(state, side.subnet, side, claim, routes));
         }
         let obstacles = obstacles(side, claims, routes);
         let taken: Vec<_> = obstacles.iter().map(|(net, _)| *net).collect();
         let Some(subnet) = free_part(&side.subnet, &taken) else {
             // Without an obstacle the lease itself would have been free.
             let (net, device) = obstacles.into_iter().next().unwrap_or((side.subnet, "this host".to_owned()));
-            return Err(self.occupied(side.subnet, side, claims, routes, net, &device));
+            return Err(self.occupied(state, side.subnet, side, routes, (net, device)));
         };
         if let Some((net, device)) = obstacles.first() {
             warn!("{net} of lease {} is on {device}: the network gets {subnet}", side.subnet);
@@ -231,13 +229,12 @@ impl<L: Links> Driver<L> {
     }
 
     /// The refusal for a range that another network has.
-    pub(super) fn taken(&self, state: &State, wanted: IpNet, side: Side, claim: &Claim) -> Error {
-        let taken: Vec<_> = claims(state).iter().map(|c| c.subnet).collect();
+    pub(super) fn taken(&self, state: &State, wanted: IpNet, side: Side, claim: &Claim, routes: &[HostRoute]) -> Error {
         let owner = match &claim.network {
             Some(id) => format!("network {}", short(id)),
             None => "a network that is being created".to_owned(),
         };
-        let remedy = match (free_part(&side.subnet, &taken), &claim.network) {
+        let remedy = match (still_free(state, side, routes), &claim.network) {
             (Some(free), _) => {
                 format!("a part is free: type \"{}\"", self.create_command(&format!("--subnet {free} ")))
             }
@@ -255,16 +252,13 @@ impl<L: Links> Driver<L> {
     /// The refusal for a range that a device of the host has.
     fn occupied(
         &self,
+        state: &State,
         wanted: IpNet,
         side: Side,
-        claims: &[Claim],
         routes: &[HostRoute],
-        net: IpNet,
-        device: &str,
+        (net, device): (IpNet, String),
     ) -> Error {
-        let mut taken: Vec<_> = claims.iter().map(|c| c.subnet).collect();
-        taken.extend(obstacles(side, claims, routes).into_iter().map(|(net, _)| net));
-        let remedy = match free_part(&side.subnet, &taken) {
+        let remedy = match still_free(state, side, routes) {
             Some(free) => {
                 format!("a part is free: type \"{}\"", self.create_command(&format!("--subnet {free} ")))
             }
@@ -284,6 +278,14 @@ fn obstacles(side: Side, claims: &[Claim], routes: &[HostRoute]) -> Vec<(IpNet, 
     });
     let foreign = inside.filter(|(net, _)| side.subnet.contains(net) && !claims.iter().any(|c| c.subnet == *net));
     foreign.collect()
+}
+
+/// The largest part of the lease that neither a network nor a device of the host has.
+pub(super) fn still_free(state: &State, side: Side, routes: &[HostRoute]) -> Option<IpNet> {
+    let claims = claims(state);
+    let obstacles = obstacles(side, &claims, routes);
+    let taken: Vec<_> = claims.iter().map(|c| c.subnet).chain(obstacles.into_iter().map(|(net, _)| net)).collect();
+    free_part(&side.subnet, &taken)
 }
 
 /// The option for the first half of a lease.

@@ -6,14 +6,14 @@ use ipnet::IpNet;
 use tokio::time::Instant;
 use tracing::{info, warn};
 
-use super::ipam::claims;
+use super::ipam::{claims, still_free};
 use super::{Birth, Driver, bridge_spec};
-use crate::address::{free_part, overlap};
+use crate::address::overlap;
 use crate::api::network::{CreateNetwork, DeleteNetwork, IpamData};
 use crate::api::{Empty, Options};
 use crate::error::{Error, short};
 use crate::lease::{Lease, Side};
-use crate::links::Links;
+use crate::links::{HostRoute, Links};
 use crate::names;
 use crate::state::{Network, State, Subnet};
 
@@ -33,7 +33,9 @@ impl<L: Links> Driver<L> {
     pub async fn create_network(&self, request: CreateNetwork) -> Result<Empty, Error> {
         let id = &request.network_id;
         let lease = self.subnet_file.read()?;
-        let network = self.read_network(&request, &lease)?;
+        // Only for the commands in refusals.
+        let routes = self.links.routes().await?;
+        let network = self.read_network(&request, &lease, &routes)?;
         let bridge = names::bridge(id)?;
         for subnet in &network.subnets {
             self.make_room(subnet.pool).await;
@@ -44,7 +46,7 @@ impl<L: Links> Driver<L> {
             // Said twice. Docker never gives an ID to another network.
             return Ok(Empty {});
         }
-        self.store.read(|s| self.check_free(s, id, &network, &lease))?;
+        self.store.read(|s| self.check_free(s, id, &network, &lease, &routes))?;
         let made = self.links.ensure_bridge(&bridge_spec(id, &network)?).await;
         let mut done = made.map(drop).map_err(Error::from);
         if done.is_ok() {
@@ -112,12 +114,12 @@ impl<L: Links> Driver<L> {
     }
 
     /// Checks the request by itself and against the lease.
-    fn read_network(&self, request: &CreateNetwork, lease: &Lease) -> Result<Network, Error> {
+    fn read_network(&self, request: &CreateNetwork, lease: &Lease, routes: &[HostRoute]) -> Result<Network, Error> {
         let v4 = request.ipv4_data.iter().map(|d| (d, false));
         let v6 = request.ipv6_data.iter().map(|d| (d, true));
         let mut subnets = Vec::new();
         for (data, is_v6) in v4.chain(v6) {
-            subnets.push(self.read_subnet(data, is_v6, lease)?);
+            subnets.push(self.read_subnet(data, is_v6, lease, routes)?);
         }
         let Some(first) = request.ipv4_data.first().or(request.ipv6_data.first()) else {
             return Err(Error::Request {
@@ -144,7 +146,7 @@ impl<L: Links> Driver<L> {
         })
     }
 
-    fn read_subnet(&self, data: &IpamData, v6: bool, lease: &Lease) -> Result<Subnet, Error> {
+    fn read_subnet(&self, data: &IpamData, v6: bool, lease: &Lease, routes: &[HostRoute]) -> Result<Subnet, Error> {
         let bad = |field: &str, value: &str| Error::Request {
             what: format!("{field} {value:?}"),
             reason: "is no address with a prefix length, as 10.5.72.1/24 is".to_owned(),
@@ -168,7 +170,7 @@ impl<L: Links> Driver<L> {
             pool = gateway.trunc();
         }
         if !side.subnet.contains(&pool) {
-            return Err(self.foreign(pool, side, lease));
+            return Err(self.foreign(pool, side, lease, routes));
         }
         let missing = || Error::Request {
             what: format!("pool {pool}"),
@@ -185,9 +187,8 @@ impl<L: Links> Driver<L> {
     }
 
     /// Says what to type instead of a pool that is not ours.
-    pub(super) fn foreign(&self, pool: IpNet, side: Side, lease: &Lease) -> Error {
-        let taken: Vec<_> = self.store.read(|s| claims(s).into_iter().map(|c| c.subnet).collect());
-        let free = |side: Side| free_part(&side.subnet, &taken).unwrap_or(side.subnet);
+    pub(super) fn foreign(&self, pool: IpNet, side: Side, lease: &Lease, routes: &[HostRoute]) -> Error {
+        let free = |side: Side| self.store.read(|s| still_free(s, side, routes)).unwrap_or(side.subnet);
         let part = free(side);
         let mut options = String::new();
         if matches!(side.subnet, IpNet::V6(_)) {
@@ -204,7 +205,14 @@ impl<L: Links> Driver<L> {
     }
 
     /// Whether nobody else has the network's pools.
-    fn check_free(&self, state: &State, id: &str, network: &Network, lease: &Lease) -> Result<(), Error> {
+    fn check_free(
+        &self,
+        state: &State,
+        id: &str,
+        network: &Network,
+        lease: &Lease,
+        routes: &[HostRoute],
+    ) -> Result<(), Error> {
         for subnet in &network.subnets {
             let own = |c: &super::ipam::Claim| {
                 // The pool Docker asked us for on behalf of this very network.
@@ -214,7 +222,7 @@ impl<L: Links> Driver<L> {
                 .into_iter()
                 .find(|c| c.network.as_deref() != Some(id) && overlap(&c.subnet, &subnet.pool) && !own(c));
             if let (Some(claim), Some(side)) = (other, lease.side_of(&subnet.pool)) {
-                return Err(self.taken(state, subnet.pool, side, &claim));
+                return Err(self.taken(state, subnet.pool, side, &claim, routes));
             }
         }
         Ok(())

@@ -1,13 +1,14 @@
 //! [`Links`] over rtnetlink.
 
+use std::collections::HashMap;
 use std::net::IpAddr;
 
 use flannel_core::name::IfName;
 use futures_util::TryStreamExt as _;
 use ipnet::IpNet;
-use netlink_packet_route::address::{AddressAttribute, AddressHeaderFlags, AddressMessage};
-use netlink_packet_route::link::{InfoData, InfoKind, InfoVeth, LinkAttribute, LinkInfo, LinkMessage};
-use netlink_packet_route::route::{RouteAddress, RouteAttribute, RouteHeader, RouteMessage};
+use rtnetlink::packet_route::address::{AddressAttribute, AddressHeaderFlags, AddressMessage};
+use rtnetlink::packet_route::link::{InfoData, InfoKind, InfoVeth, LinkAttribute, LinkInfo, LinkMessage};
+use rtnetlink::packet_route::route::{RouteAddress, RouteAttribute, RouteHeader, RouteMessage};
 use rtnetlink::{Handle, LinkBridge, LinkMessageBuilder, LinkUnspec, LinkVeth, RouteMessageBuilder};
 use rustix::io::Errno;
 use tokio::task::JoinHandle;
@@ -187,6 +188,8 @@ impl Links for Netlink {
         let failed = |e: rtnetlink::Error| Refusal::of(&e).error("listing the host's routes".to_owned());
         let routes = self.handle.route().get(query).execute().try_collect::<Vec<_>>().await.map_err(failed)?;
         let mut found = Vec::new();
+        // A host of many peers has thousands of routes on a handful of devices.
+        let mut names = HashMap::new();
         for route in routes.iter().filter(|r| r.header.table == RouteHeader::RT_TABLE_MAIN) {
             let Some(destination) = destination(route) else { continue };
             let oif = route.attributes.iter().find_map(|a| match a {
@@ -194,7 +197,14 @@ impl Links for Netlink {
                 _ => None,
             });
             let device = match oif {
-                Some(index) => self.name_of(index).await?.or(Some(format!("interface {index}"))),
+                Some(index) => match names.get(&index) {
+                    Some(name) => Some(String::clone(name)),
+                    None => {
+                        let name = self.name_of(index).await?.unwrap_or_else(|| format!("interface {index}"));
+                        names.insert(index, name.clone());
+                        Some(name)
+                    }
+                },
                 None => None,
             };
             let metric = route.attributes.iter().find_map(|a| match a {

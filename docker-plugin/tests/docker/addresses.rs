@@ -128,3 +128,18 @@ fn a_changed_lease_is_told_at_the_next_container() {
     assert!(error.contains(&expected), "{error}");
     assert!(error.contains(&format!("recreate it, with \"docker network rm {id}\"")), "{error}");
 }
+
+#[test]
+fn a_config_only_network_hides_the_choice() {
+    let plugin = Plugin::start();
+    let (config, name) = (plugin.named("config"), plugin.named("net"));
+    sh("docker", &["network", "create", "--config-only", "--ipam-driver", &plugin.name, &config]);
+    sh("docker", &["network", "create", "-d", &plugin.name, "--config-from", &config, &name]);
+    plugin.must_run("net", "a", &[]);
+    assert_eq!(plugin.inspect("a", "net", "IPAddress"), plugin.ip(2));
+    plugin.must_ping("a", &plugin.ip(1));
+    plugin.remove_container("a");
+    plugin.remove_network("net");
+    plugin.remove_network("config");
+    assert_eq!(plugin.leftovers(&[]), Vec::<String>::new());
+}

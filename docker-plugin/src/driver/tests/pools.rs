@@ -225,3 +225,22 @@ async fn networks_created_at_the_same_time_do_not_take_each_others_pools() {
     host.create(N1, "flannel-local", "10.5.72.0/25", &low).await.unwrap();
     host.create(N2, "flannel-local", "10.5.72.128/25", &high).await.unwrap();
 }
+
+#[tokio::test]
+async fn the_commands_in_refusals_name_what_is_really_free() {
+    let host = Host::new(V4);
+    host.add_route("10.5.72.0/26", Some("docker0"), 0);
+    host.add_route("10.5.72.128/26", Some("docker_gwbridge"), 0);
+    host.create(N1, "LocalDefault", "10.5.72.64/26", "10.5.72.65/26").await.unwrap();
+    let free = "--subnet 10.5.72.192/26 NAME";
+    for error in [
+        host.pool("").await.unwrap_err(),
+        host.pool("10.5.72.64/27").await.unwrap_err(),
+        host.pool("10.5.72.0/27").await.unwrap_err(),
+        host.pool("10.9.0.0/24").await.unwrap_err(),
+        host.create(N2, "LocalDefault", "172.18.0.0/16", "172.18.0.1/16").await.unwrap_err(),
+    ] {
+        assert!(error.to_string().contains(free), "{error}");
+    }
+    host.network(N2, "10.5.72.192/26").await.unwrap();
+}
