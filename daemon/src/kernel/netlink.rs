@@ -218,12 +218,21 @@ fn neighbour_entry(message: &NeighbourMessage, scope: &Scope) -> Option<Entry> {
     let ip = message.attributes.iter().find_map(|a| match a {
         NeighbourAttribute::Destination(NeighbourAddress::Inet(ip)) => Some(IpAddr::V4(*ip)),
         NeighbourAttribute::Destination(NeighbourAddress::Inet6(ip)) => Some(IpAddr::V6(*ip)),
+        // The family of a forwarding record is the bridge's: the length tells what the bytes are.
+        NeighbourAttribute::Destination(NeighbourAddress::Other(bytes)) => address(bytes),
         _ => None,
     })?;
     Some(match message.header.family {
         AddressFamily::Bridge => Entry::Fdb { link, mac, dst: ip },
         _ => Entry::Neigh { link, ip, mac },
     })
+}
+
+/// An IPv4 or IPv6 address by its length.
+fn address(bytes: &[u8]) -> Option<IpAddr> {
+    let v4 = || bytes.try_into().ok().map(|b: [u8; 4]| IpAddr::from(b));
+    let v6 = || bytes.try_into().ok().map(|b: [u8; 16]| IpAddr::from(b));
+    v4().or_else(v6)
 }
 
 pub(super) fn destination(message: &RouteMessage) -> Option<IpNet> {
@@ -322,6 +331,21 @@ mod tests {
         ] {
             assert_eq!(route_entry(&route_message(&ours), &shared()), Some(Entry::Route(ours)));
         }
+    }
+
+    #[test]
+    fn forwarding_records_are_read_though_their_family_is_the_bridges() {
+        let mac = Mac([0x7a, 0x3f, 0x56, 0x96, 0x72, 0x2e]);
+        let mut message = NeighbourMessage::default();
+        message.header.family = AddressFamily::Bridge;
+        message.header.ifindex = 9;
+        message.header.state = NeighbourState::Permanent;
+        message.attributes.push(NeighbourAttribute::LinkLayerAddress(mac.0.to_vec()));
+        message.attributes.push(NeighbourAttribute::Destination(NeighbourAddress::Other(vec![192, 0, 2, 7])));
+        let dst = Ipv4Addr::new(192, 0, 2, 7).into();
+        assert_eq!(neighbour_entry(&message, &shared()), Some(Entry::Fdb { link: LinkIndex(9), mac, dst }));
+        message.header.state = NeighbourState::Reachable;
+        assert_eq!(neighbour_entry(&message, &shared()), None, "learned, not ours");
     }
 
     #[test]

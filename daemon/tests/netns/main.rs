@@ -20,6 +20,7 @@ mod outage;
 mod peers;
 mod pods;
 mod recorded;
+mod repair;
 mod restart;
 mod rules;
 mod support;
