@@ -17,7 +17,7 @@ flannel-lab: Docker hosts in containers, with flannel between them
       brings the lab up, makes a flannel network and a container on each host, tries every path
   flannel-lab matrix [--name NAME]     tries every path again
   flannel-lab status [--name NAME]     hosts, leases and containers
-  flannel-lab diagnose [--name NAME]   writes all that is known of each host into target/lab/NAME
+  flannel-lab diagnose [--name NAME]   writes all that is known of each host into target/diagnosis/NAME
   flannel-lab down [--name NAME]       removes the lab and nothing else
   flannel-lab help
 

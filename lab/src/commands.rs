@@ -69,7 +69,7 @@ pub async fn diagnose(args: &Args, progress: &Progress) -> Result<()> {
 }
 
 async fn write_diagnosis(lab: &Lab) -> Result<PathBuf> {
-    let directory = Path::new("target/lab").join(&lab.name);
+    let directory = Path::new("target/diagnosis").join(&lab.name);
     crate::diagnose::write(&lab.hosts, Some(&lab.etcd), &directory).await
 }
 

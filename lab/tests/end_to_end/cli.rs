@@ -82,11 +82,11 @@ async fn the_command_line() {
         assert!(text.contains(path), "{path:?} is not named: {text}");
     }
     assert!(!text.contains("DOWN: ping c1 on host1 -> c3 on host3"), "{text}");
-    assert!(text.contains(&format!("logs and state of each host: target/lab/{}", lab.0)), "{text}");
+    assert!(text.contains(&format!("logs and state of each host: target/diagnosis/{}", lab.0)), "{text}");
 
     lab.must(&["down"]).await;
     assert_eq!(lab.left(&engine).await, (0, 0));
-    std::fs::remove_dir_all(format!("{ROOT}/target/lab/{}", lab.0)).unwrap();
+    std::fs::remove_dir_all(format!("{ROOT}/target/diagnosis/{}", lab.0)).unwrap();
 }
 
 /// The container that a service of the lab runs in.

@@ -8,7 +8,7 @@
 //! ```
 //!
 //! Needs Docker and the images of `ci/images`; without them each test fails with a line that says so. What a failed
-//! test knew of its hosts is in `target/lab/test-BACKEND`.
+//! test knew of its hosts is in `target/diagnosis/test-BACKEND`.
 
 mod cli;
 mod support;

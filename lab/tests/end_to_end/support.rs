@@ -15,7 +15,7 @@ use testcontainers::{ContainerAsync, GenericImage, ImageExt as _};
 /// Where ci/images leaves the files that the hosts load.
 const IMAGES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../target/images");
 /// Where diagnoses go.
-const DIAGNOSES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../target/lab");
+const DIAGNOSES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../target/diagnosis");
 /// etcd answers and the config is in it.
 const ETCD_READY: &str = "config in /coreos.com/network/config";
 /// From a container's start to a nested Docker that answers.
