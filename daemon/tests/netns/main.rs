@@ -11,14 +11,19 @@
 //!
 //! A module an idea; each test makes its own hosts, so all run at once.
 
+mod blackhole;
 mod claim;
 mod command_line;
 mod config;
+mod device;
 mod errors;
+mod flap;
 mod health;
+mod offload;
 mod outage;
 mod peers;
 mod pods;
+mod reboot;
 mod recorded;
 mod repair;
 mod restart;
