@@ -173,6 +173,8 @@ impl<'a> Programme<'a> {
                 concerns(&index)
             }
             Loss::Entry(index) => concerns(&index),
+            // What we put ourselves is remembered by now.
+            Loss::Set(entry) => self.reconciler.remembers_other(&entry),
             Loss::Unknown => {
                 self.device_in_doubt = true;
                 true

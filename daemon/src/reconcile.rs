@@ -34,6 +34,11 @@ impl<K: Kernel> Reconciler<K> {
         Ok(())
     }
 
+    /// Whether what was installed in the slot of this entry is something else.
+    pub fn remembers_other(&self, entry: &Entry) -> bool {
+        self.installed.has_other(entry)
+    }
+
     /// Carries out the difference; says how many entries could not be put or removed.
     pub async fn run(&mut self, desired: &Table) -> usize {
         let plan = Plan::between(&self.installed, desired);

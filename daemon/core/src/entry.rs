@@ -126,6 +126,11 @@ impl Table {
         self.0.get(&entry.slot()) == Some(entry)
     }
 
+    /// Whether something else than this entry stands in its slot.
+    pub fn has_other(&self, entry: &Entry) -> bool {
+        self.0.get(&entry.slot()).is_some_and(|there| there != entry)
+    }
+
     /// The entries in the order of programming.
     pub fn iter(&self) -> impl DoubleEndedIterator<Item = &Entry> {
         self.0.values()

@@ -1,22 +1,24 @@
 //! News of the kernel: something of ours may have been taken away.
 
-use flannel_core::entry::LinkIndex;
+use flannel_core::entry::{Entry, LinkIndex};
 use futures_util::StreamExt;
 use rtnetlink::MulticastGroup;
 use rtnetlink::packet_core::NetlinkPayload;
 use rtnetlink::packet_route::link::LinkFlags;
 use rtnetlink::packet_route::{AddressFamily, RouteNetlinkMessage};
 
-use super::netlink::output;
+use super::netlink::{main_route, neighbour, output};
 use super::{Fault, KernelError};
 
-/// A loss that calls for a look at what stands.
+/// News that may call for a look at what stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Loss {
     /// A device is gone.
     Link(LinkIndex),
     /// A route, neighbour or forwarding record of this device is gone.
     Entry(LinkIndex),
+    /// This stands in its slot from now on, by whosever hand.
+    Set(Entry),
     /// The kernel said more than was read: anything may have gone.
     Unknown,
 }
@@ -79,6 +81,10 @@ fn loss(payload: &NetlinkPayload<RouteNetlinkMessage>) -> Option<Loss> {
         NetlinkPayload::InnerMessage(RouteNetlinkMessage::DelNeighbour(neighbour)) => {
             Some(Loss::Entry(LinkIndex(neighbour.header.ifindex)))
         }
+        NetlinkPayload::InnerMessage(RouteNetlinkMessage::NewRoute(route)) => {
+            main_route(route).map(|route| Loss::Set(Entry::Route(route)))
+        }
+        NetlinkPayload::InnerMessage(RouteNetlinkMessage::NewNeighbour(message)) => neighbour(message).map(Loss::Set),
         NetlinkPayload::Overrun(_) => Some(Loss::Unknown),
         _ => None,
     }

@@ -209,15 +209,21 @@ fn route_message(route: &Route) -> RouteMessage {
     message
 }
 
-/// A route that is ours by the scope; on a shared device only as we and upstream write them.
-fn route_entry(message: &RouteMessage, scope: &Scope) -> Option<Entry> {
-    let link = LinkIndex(output(message)?);
+/// The route of the main table a message is about, whosever it is; one without a device (a blackhole) has number 0.
+pub(super) fn main_route(message: &RouteMessage) -> Option<Route> {
     let route = Route {
         dst: destination(message)?,
         via: gateway(message),
-        link,
+        link: LinkIndex(output(message).unwrap_or(0)),
         onlink: message.header.flags.contains(RouteFlags::Onlink),
     };
+    (table(message) == u32::from(RouteHeader::RT_TABLE_MAIN)).then_some(route)
+}
+
+/// A route that is ours by the scope; on a shared device only as we and upstream write them.
+fn route_entry(message: &RouteMessage, scope: &Scope) -> Option<Entry> {
+    let route = main_route(message)?;
+    let link = route.link;
     let usual = message.header.kind == RouteType::Unicast && message.header.protocol != RouteProtocol::Kernel;
     let ours = scope.owned.contains(&link)
         || scope.shared.as_ref().is_some_and(|(shared, ranges)| {
@@ -232,10 +238,13 @@ fn route_entry(message: &RouteMessage, scope: &Scope) -> Option<Entry> {
 }
 
 fn neighbour_entry(message: &NeighbourMessage, scope: &Scope) -> Option<Entry> {
+    let ours = scope.owned.contains(&LinkIndex(message.header.ifindex));
+    (ours && matches!(message.header.state, NeighbourState::Permanent)).then(|| neighbour(message))?
+}
+
+/// The neighbour or forwarding record a message is about, whosever it is.
+pub(super) fn neighbour(message: &NeighbourMessage) -> Option<Entry> {
     let link = LinkIndex(message.header.ifindex);
-    if !scope.owned.contains(&link) || !matches!(message.header.state, NeighbourState::Permanent) {
-        return None;
-    }
     let mac = message.attributes.iter().find_map(|a| match a {
         NeighbourAttribute::LinkLayerAddress(bytes) => Mac::from_slice(bytes),
         _ => None,
