@@ -12,9 +12,7 @@ fn feature(host: &Host) -> Result<String> {
 fn it_is_switched_as_the_flag_says() {
     lab(2, &plain("vxlan")).check(|lab| {
         let host = lab.host(1);
-        for (flag, expected) in
-            [("auto", "on"), ("off", "off"), ("auto", "off"), ("on", "on"), ("off", "off")]
-        {
+        for (flag, expected) in [("auto", "on"), ("off", "off"), ("auto", "off"), ("on", "on"), ("off", "off")] {
             let daemon = host.up(FLANNELD, &[&format!("-tx-checksum={flag}")])?;
             assert_eq!(feature(host)?, expected, "-tx-checksum={flag}");
             daemon.stop()?;

@@ -8,9 +8,8 @@ use std::time::{Duration, Instant};
 
 use crate::support::*;
 
-/// The kernel tells of what is removed; what is replaced is found by the comparison every ten seconds.
-const REMOVED: Duration = Duration::from_secs(5);
-const REPLACED: Duration = Duration::from_secs(15);
+/// The kernel tells of what is removed or replaced; less than the ten seconds after which everything is compared anyway.
+const TOLD: Duration = Duration::from_secs(5);
 
 /// Two hosts with a pod each that talk; `damage` is done on h1 one by one, and each time they must talk again.
 fn heals(backend: &str, ttl: u8, within: Duration, damage: &[&str], between: impl Fn(&Host) -> Result<()>) {
@@ -53,7 +52,7 @@ fn vxlan_entries_and_device_that_were_removed() {
     heals(
         "vxlan",
         62,
-        REMOVED,
+        TOLD,
         &[
             "route del <far>",
             "neigh del <base> dev flannel.1",
@@ -68,18 +67,18 @@ fn vxlan_entries_and_device_that_were_removed() {
 
 #[test]
 fn a_vxlan_route_that_was_replaced() {
-    heals("vxlan", 62, REPLACED, &["route replace <far> via 172.31.77.254"], |_| Ok(()));
+    heals("vxlan", 62, TOLD, &["route replace <far> via 172.31.77.254"], |_| Ok(()));
 }
 
 #[test]
 fn a_vxlan_neighbour_that_was_replaced() {
     let damage = "neigh replace <base> lladdr 02:00:00:00:00:99 dev flannel.1 nud permanent";
-    heals("vxlan", 62, REPLACED, &[damage], |_| Ok(()));
+    heals("vxlan", 62, TOLD, &[damage], |_| Ok(()));
 }
 
 #[test]
 fn host_gw_routes_that_were_removed() {
-    heals("host-gw", 62, REMOVED, &["route del <far>", "link set eth0 down"], |host| {
+    heals("host-gw", 62, TOLD, &["route del <far>", "link set eth0 down"], |host| {
         // Interface and default route are the operator's to put back.
         if !host.routes()?.iter().any(|r| r.starts_with("default")) {
             host.ip("link set eth0 up")?;
@@ -91,12 +90,12 @@ fn host_gw_routes_that_were_removed() {
 
 #[test]
 fn a_host_gw_route_that_was_replaced() {
-    heals("host-gw", 62, REPLACED, &["route replace <far> via 172.31.77.254"], |_| Ok(()));
+    heals("host-gw", 62, TOLD, &["route replace <far> via 172.31.77.254"], |_| Ok(()));
 }
 
 #[test]
 fn the_tun_of_udp() {
-    heals("udp", 60, REMOVED, &["link set flannel0 down", "addr flush dev flannel0", "link del flannel0"], |_| Ok(()));
+    heals("udp", 60, TOLD, &["link set flannel0 down", "addr flush dev flannel0", "link del flannel0"], |_| Ok(()));
 }
 
 /// What a host of before left in the kernel goes when the daemon next starts and finds no such lease.
