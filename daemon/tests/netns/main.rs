@@ -12,14 +12,19 @@
 //! A module an idea; each test makes its own hosts, so all run at once.
 
 mod blackhole;
+mod certificates;
 mod claim;
 mod command_line;
 mod config;
 mod device;
 mod dual_stack;
+mod endpoints;
 mod errors;
+mod etcd_auth;
+mod etcd_tls;
 mod flap;
 mod health;
+mod leases;
 mod nftables;
 mod offload;
 mod outage;
