@@ -13,6 +13,7 @@
 
 mod blackhole;
 mod certificates;
+mod check_config;
 mod claim;
 mod command_line;
 mod config;
@@ -25,6 +26,7 @@ mod etcd_tls;
 mod flap;
 mod health;
 mod leases;
+mod metrics;
 mod nftables;
 mod offload;
 mod outage;
@@ -35,6 +37,7 @@ mod recorded;
 mod repair;
 mod restart;
 mod rules;
+mod storm;
 mod support;
 mod udp;
 mod udp_packets;
