@@ -124,7 +124,8 @@ impl Prepared {
     pub async fn stands(&self, kernel: &Netlink) -> Result<bool, KernelError> {
         match self {
             Self::Vxlan(vxlan) => vxlan.stands(kernel).await,
-            Self::HostGw(_) | Self::Udp(_) | Self::Alloc(_) => Ok(true),
+            Self::Udp(udp) => udp.stands(kernel).await,
+            Self::HostGw(_) | Self::Alloc(_) => Ok(true),
         }
     }
 
