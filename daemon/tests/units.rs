@@ -12,8 +12,8 @@ const UNITS: [&str; 3] = ["flanneld.service", "flannel-docker.service", "flannel
 
 #[expect(clippy::disallowed_methods, reason = "there is no runtime to block")]
 fn output(command: &mut Command) -> Output {
-    let missing = |e| panic!("{command:?}: {e}; systemd-analyze is of the package systemd: apt-get install systemd");
-    command.output().unwrap_or_else(missing)
+    let done = command.output();
+    done.unwrap_or_else(|e| panic!("{command:?}: {e}; if it is systemd-analyze: apt-get install systemd"))
 }
 
 /// A directory of units as `dist/install` puts them, with a stand-in for Docker's own unit. The programs, which are not
@@ -65,7 +65,7 @@ fn systemd_would_find_a_mistake() {
     for (file, from, to) in [
         ("flanneld.service", "WatchdogSec=", "WatchDogSecs="),
         ("flanneld.service", FLANNELD, "/nonexistent/flanneld"),
-        ("flannel-docker.service", "Requires=flannel-docker.socket", "Requires=flannel-docker.sock"),
+        ("flannel-docker.service", "Type=simple", "Type=simpel"),
         ("flannel-docker.socket", "ListenStream=", "ListenStreams="),
         ("docker.service.d/flannel.conf", "EnvironmentFile=", "EnvironmentFiles="),
     ] {

@@ -22,6 +22,7 @@ mod pods;
 mod recorded;
 mod restart;
 mod rules;
+mod service_manager;
 mod support;
 mod udp;
 mod udp_packets;
