@@ -19,6 +19,7 @@ fn main() -> ExitCode {
         Ok(read) => read,
         Err(Stop::Help) => {
             eprint!("{}", Options::usage());
+            eprintln!("Docker's options of the lease: see flanneld docker-opts -h");
             return ExitCode::SUCCESS;
         }
         Err(stop) => {

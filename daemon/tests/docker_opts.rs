@@ -179,3 +179,20 @@ fn a_link_of_upstreams_name_is_the_script() {
     );
     assert!(done.status.success());
 }
+
+/// Who sources the file, as start scripts do, gets what was meant.
+#[test]
+fn a_shell_reads_the_file_as_it_was_meant() {
+    let root = tempfile::tempdir().unwrap();
+    let odd = "--log-opt=tag=\"a  b\" $HOME $(reboot) `reboot` 'x' \\n * # ; ~";
+    let done = call(root.path(), &["-f", "none", "-d", "out", "-c"], &[("DOCKER_OPTS", odd)]);
+    assert!(done.status.success(), "{done:?}");
+    #[expect(clippy::disallowed_methods, reason = "there is no runtime to block")]
+    let read = Command::new("sh")
+        .args(["-c", ". ./out; printf %s \"$DOCKER_OPTS\""])
+        .current_dir(root.path())
+        .env_remove("DOCKER_OPTS")
+        .output()
+        .unwrap();
+    assert_eq!(String::from_utf8(read.stdout).unwrap(), format!("{odd} "));
+}

@@ -116,3 +116,19 @@ fn what_is_installed_is_what_the_units_and_docs_name() {
     let done = output(Command::new(link).args(["-f", "/nonexistent", "-c", "-d", "/dev/stdout"]).env_clear());
     assert_eq!(String::from_utf8(done.stdout).unwrap(), "DOCKER_OPTS=\"\"\n");
 }
+
+/// First-boot examples name units and files that the installer brings.
+#[test]
+fn examples_name_what_there_is() {
+    for example in ["plugin.yaml", "classic.yaml"] {
+        let text = fs::read_to_string(Path::new(DIST).join("cloud-config").join(example)).unwrap();
+        assert!(text.starts_with("#cloud-config\n"), "{example}");
+        let words =
+            text.split_whitespace().filter(|word| word.contains("flannel") && !word.contains("docker.service.d"));
+        let units: Vec<_> = words.filter(|word| word.ends_with(".service") || word.ends_with(".socket")).collect();
+        assert!(!units.is_empty(), "{example} starts nothing");
+        assert!(units.iter().all(|unit| UNITS.contains(unit)), "{example}: {units:?}");
+    }
+    let classic = fs::read_to_string(Path::new(DIST).join("cloud-config/classic.yaml")).unwrap();
+    assert!(classic.contains("/usr/local/share/flannel/docker.service.d/flannel.conf"));
+}

@@ -14,6 +14,7 @@
 mod claim;
 mod command_line;
 mod config;
+mod docker_opts;
 mod errors;
 mod health;
 mod outage;

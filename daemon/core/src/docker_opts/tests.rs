@@ -1,5 +1,7 @@
 //! What is ours beyond the recorded runs, which are run through the program.
 
+use proptest::prelude::*;
+
 use super::*;
 
 fn variables(pairs: &[(&str, &str)]) -> Variables {
@@ -66,4 +68,24 @@ fn what_was_written_reads_back() {
         assignments::parse(&made.text).unwrap(),
         [("DOCKER_OPT_FOO".to_owned(), odd.to_owned()), ("DOCKER_OPTS".to_owned(), format!(" {odd}"))]
     );
+}
+
+proptest! {
+    #[test]
+    fn any_value_reads_back(value in "(?s)[^\\x00]{1,40}") {
+        let made = derive(&Wanted { individual: true, combined: false, ..Wanted::default() }, variables(&[("DOCKER_OPT_FOO", &value)]));
+        prop_assert_eq!(
+            assignments::parse(&made.unwrap().text),
+            Ok(vec![("DOCKER_OPT_FOO".to_owned(), value)])
+        );
+    }
+
+    /// Whatever the file holds: assignments, or a line that exists.
+    #[test]
+    fn any_text_is_read_or_refused(text in "(?s)([A-Z=#'\"\\\\ \\n;$]|export |.){0,60}") {
+        match assignments::parse(&text) {
+            Ok(read) => prop_assert!(read.iter().all(|(name, _)| assignments::is_name(name))),
+            Err(bad) => prop_assert!((1..=text.matches('\n').count() + 1).contains(&bad.line), "{}", bad),
+        }
+    }
 }
