@@ -88,10 +88,11 @@ pub async fn prepare(
     config: &NetworkConfig,
     backend: &BackendConfig,
     uplink: &ExternalInterface,
+    vteps: vxlan::VtepOptions,
 ) -> Result<Prepared, Error> {
     Ok(match backend {
         BackendConfig::Vxlan(options) => {
-            Prepared::Vxlan(vxlan::Prepared::new(kernel, options, uplink).await.map_err(setup("vxlan"))?)
+            Prepared::Vxlan(vxlan::Prepared::new(kernel, options, uplink, vteps).await.map_err(setup("vxlan"))?)
         }
         BackendConfig::HostGw => Prepared::HostGw(host_gw::HostGw::new(config, uplink)?),
         BackendConfig::Udp(options) => Prepared::Udp(udp::Prepared::new(options, uplink)?),
@@ -116,6 +117,14 @@ impl Prepared {
             Self::HostGw(_) => LeaseAttrs { backend_type: "host-gw".into(), ..plain },
             // parity: upstream leaves BackendType out for these two.
             Self::Udp(_) | Self::Alloc(_) => plain,
+        }
+    }
+
+    /// Whether its devices are as they were made.
+    pub async fn stands(&self, kernel: &Netlink) -> Result<bool, KernelError> {
+        match self {
+            Self::Vxlan(vxlan) => vxlan.stands(kernel).await,
+            Self::HostGw(_) | Self::Udp(_) | Self::Alloc(_) => Ok(true),
         }
     }
 

@@ -11,6 +11,7 @@ pub mod fake;
 pub mod host;
 pub mod monitor;
 pub mod netlink;
+pub mod offload;
 pub mod vxlan;
 
 /// Where this daemon's entries are to be found, for telling them from everybody else's.

@@ -6,8 +6,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use axum::http::StatusCode;
+use axum::http::header::CONTENT_TYPE;
 use axum::routing::any;
 use tokio_util::sync::CancellationToken;
+
+use crate::metrics::{self, METRICS};
 
 /// Whether the network is ready; clones share it.
 #[derive(Debug, Clone, Default)]
@@ -17,6 +20,7 @@ impl Readiness {
     /// From now on it is, or is not.
     pub fn set(&self, ready: bool) {
         self.0.store(ready, Ordering::Relaxed);
+        METRICS.ready.set(usize::from(ready));
     }
 
     fn get(&self) -> bool {
@@ -24,7 +28,7 @@ impl Readiness {
     }
 }
 
-/// Serves `/healthz` and `/readyz` (contract, section 7) until the daemon ends.
+/// Serves `/healthz` and `/readyz` (contract, section 7) and `/metrics` until the daemon ends.
 pub async fn serve_health(
     listen: SocketAddr,
     readiness: Readiness,
@@ -39,8 +43,10 @@ pub async fn serve_health(
             (StatusCode::SERVICE_UNAVAILABLE, "flanneld is not ready yet")
         }
     };
-    let routes =
-        axum::Router::new().route("/healthz", any(|| async { "flanneld is running" })).route("/readyz", any(ready));
+    let routes = axum::Router::new()
+        .route("/healthz", any(|| async { "flanneld is running" }))
+        .route("/metrics", any(|| async { ([(CONTENT_TYPE, metrics::CONTENT_TYPE)], METRICS.render()) }))
+        .route("/readyz", any(ready));
     tokio::spawn(async move {
         let server = axum::serve(listener, routes).with_graceful_shutdown(shutdown.cancelled_owned());
         if let Err(error) = server.await {
