@@ -3,9 +3,11 @@
 use std::fs;
 use std::io;
 use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _, PermissionsExt as _};
+use std::os::unix::net::UnixListener as Passed;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
+use listenfd::ListenFd;
 use tokio::net::UnixListener;
 use tracing::{info, warn};
 
@@ -28,6 +30,39 @@ fn identity(path: &Path) -> io::Result<Identity> {
 /// Whether somebody listens there. Ours no longer does when its file goes.
 fn is_answered(path: &Path) -> bool {
     std::os::unix::net::UnixStream::connect(path).is_ok()
+}
+
+/// The socket that systemd has opened for us, if this process is a unit with a socket unit; else one made at `path`.
+/// A socket of systemd's is not removed at our end: Docker's calls wait in it for the next start.
+pub async fn listen(path: &Path) -> Result<(UnixListener, Option<SocketFile>), String> {
+    let mut passed = ListenFd::from_env();
+    match passed.len() {
+        0 => bind(path).await.map(|(listener, file)| (listener, Some(file))),
+        1 => {
+            let listener = passed.take_unix_listener(0).and_then(|l| l.ok_or_else(|| io::ErrorKind::NotFound.into()));
+            let listener =
+                listener.map_err(|e| format!("systemd's socket: {e}; the socket unit must have ListenStream=PATH"))?;
+            Ok((adopt(listener, path)?, None))
+        }
+        more => Err(format!(
+            "systemd has passed {more} sockets: one ListenStream= in the socket unit is all there is to serve"
+        )),
+    }
+}
+
+/// Takes over a listener, which must be the one at `path`: the file's name is the driver's.
+fn adopt(listener: Passed, path: &Path) -> Result<UnixListener, String> {
+    let address = listener.local_addr().ok().and_then(|a| a.as_pathname().map(Path::to_owned)).unwrap_or_default();
+    let same = |a: &Path| Ok::<_, io::Error>(identity(a)? == identity(path)?);
+    if !same(&address).unwrap_or(false) {
+        return Err(format!(
+            "systemd's socket is {}, and -socket is {}: make ListenStream= and -socket the same",
+            address.display(),
+            path.display()
+        ));
+    }
+    let taken = listener.set_nonblocking(true).and_then(|()| UnixListener::from_std(listener));
+    taken.map_err(|e| format!("socket {}: it can't be used: {e}", path.display()))
 }
 
 /// Listens at `path`, whose directory is made if need be. A socket nobody answers on any more is replaced.
@@ -89,6 +124,17 @@ mod tests {
         drop(listener);
         drop(successor);
         assert!(!path.exists());
+    }
+
+    #[tokio::test]
+    async fn adopts_the_socket_at_its_path_only() {
+        let dir = tempfile::tempdir().unwrap();
+        let (path, other) = (dir.path().join("flannel.sock"), dir.path().join("other.sock"));
+        let error = adopt(Passed::bind(&other).unwrap(), &path).unwrap_err();
+        assert!(error.contains("other.sock, and -socket is"), "{error}");
+        let listener = adopt(Passed::bind(&path).unwrap(), &dir.path().join(".").join("flannel.sock")).unwrap();
+        let (there, here) = tokio::join!(tokio::net::UnixStream::connect(&path), listener.accept());
+        assert!(there.is_ok() && here.is_ok());
     }
 
     #[tokio::test]
