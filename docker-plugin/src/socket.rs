@@ -4,30 +4,23 @@ use std::fs;
 use std::io;
 use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
-use std::time::SystemTime;
 
-use tokio::net::UnixListener;
+use rustix::fs::{Mode, OFlags};
+use tokio::net::{UnixListener, UnixStream};
 use tracing::{info, warn};
 
 /// The socket's file, removed when this goes.
 #[derive(Debug)]
 pub struct SocketFile {
     path: PathBuf,
-    /// By the time we end, somebody else may have put another in place.
-    identity: Identity,
+    /// The file itself. By the time we end, somebody else may have put another in its place, and as long as this is
+    /// open its inode number is not given to another.
+    file: fs::File,
 }
 
-/// Device, inode and, since inodes are used again, the time of birth where the file system keeps it.
-type Identity = (u64, u64, Option<SystemTime>);
-
-fn identity(path: &Path) -> io::Result<Identity> {
-    let file = fs::symlink_metadata(path)?;
-    Ok((file.dev(), file.ino(), file.created().ok()))
-}
-
-/// Whether somebody listens there. Ours no longer does when its file goes.
-fn is_answered(path: &Path) -> bool {
-    std::os::unix::net::UnixStream::connect(path).is_ok()
+fn is_same(file: &fs::File, path: &Path) -> io::Result<bool> {
+    let (ours, there) = (file.metadata()?, fs::symlink_metadata(path)?);
+    Ok((ours.dev(), ours.ino()) == (there.dev(), there.ino()))
 }
 
 /// Listens at `path`, whose directory is made if need be. A socket nobody answers on any more is replaced.
@@ -44,7 +37,7 @@ pub async fn bind(path: &Path) -> Result<(UnixListener, SocketFile), String> {
             return Err(format!("socket {shown}: a file of that name is there and is no socket; remove it"));
         }
         Ok(_) => {
-            if is_answered(path) {
+            if UnixStream::connect(path).await.is_ok() {
                 return Err(format!(
                     "socket {shown}: another program answers there; stop it, or choose another place with -socket"
                 ));
@@ -56,14 +49,15 @@ pub async fn bind(path: &Path) -> Result<(UnixListener, SocketFile), String> {
     let listener = UnixListener::bind(path).map_err(|e| failed("it can't be made", e))?;
     // Whoever can write to it can have bridges and rules made.
     fs::set_permissions(path, fs::Permissions::from_mode(0o660)).map_err(|e| failed("its mode can't be set", e))?;
-    let identity = identity(path).map_err(|e| failed("it can't be looked at", e))?;
-    Ok((listener, SocketFile { path: path.to_owned(), identity }))
+    // A socket can't be opened for reading, only be held.
+    let held = rustix::fs::open(path, OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty());
+    let file = held.map_err(|e| failed("it can't be held", e.into()))?.into();
+    Ok((listener, SocketFile { path: path.to_owned(), file }))
 }
 
 impl Drop for SocketFile {
     fn drop(&mut self) {
-        // The identity alone would do, did every file system keep a time of birth.
-        let ours = identity(&self.path).is_ok_and(|i| i == self.identity) && !is_answered(&self.path);
+        let ours = is_same(&self.file, &self.path).unwrap_or(false);
         if ours && let Err(e) = fs::remove_file(&self.path) {
             warn!("socket {}: can't be removed: {e}", self.path.display());
         }
@@ -83,10 +77,9 @@ mod tests {
         let error = bind(&path).await.unwrap_err();
         assert!(error.contains("another program answers"), "{error}");
         drop(listener);
-        let (listener, successor) = bind(&path).await.unwrap();
+        let (_listener, successor) = bind(&path).await.unwrap();
         drop(file);
         assert!(path.exists(), "the successor's socket was removed");
-        drop(listener);
         drop(successor);
         assert!(!path.exists());
     }
