@@ -11,7 +11,7 @@ use flannel_core::config::NetworkConfig;
 use flannel_core::entry::Entry;
 use flannel_core::ipnet::IpNet;
 use flannel_core::key::SubnetKey;
-use flannel_core::lease::{BadLease, Lease, LeaseAttrs, VxlanData};
+use flannel_core::lease::{BadLease, ExtensionData, Lease, LeaseAttrs, VxlanData};
 
 use crate::error::Error;
 use crate::kernel::netlink::Netlink;
@@ -19,6 +19,7 @@ use crate::kernel::{KernelError, Scope};
 use crate::uplink::ExternalInterface;
 
 pub mod alloc;
+pub mod extension;
 pub mod host_gw;
 pub mod udp;
 pub mod vxlan;
@@ -64,6 +65,12 @@ pub trait Backend {
     /// What a remote lease needs; nothing for a lease of another backend.
     fn entries(&self, remote: &Lease, reach: Reach) -> Result<Vec<Entry>, BadLease>;
 
+    /// Told, after each change, all remote leases that are to be connected: for a backend whose connections are no
+    /// entries. Returns at once.
+    fn follow(&self, remote: Vec<Lease>) {
+        drop(remote);
+    }
+
     /// The proxy's table, for a backend whose tunnels are not the kernel's.
     fn tunnels(&self) -> Option<&udp::Tunnels> {
         None
@@ -80,6 +87,8 @@ pub enum Prepared {
     Udp(udp::Prepared),
     /// Needs nothing.
     Alloc(alloc::Alloc),
+    /// With what its pre-startup command said.
+    Extension(extension::Prepared),
 }
 
 /// First step: what must be there before a lease can be taken.
@@ -96,6 +105,7 @@ pub async fn prepare(
         BackendConfig::HostGw => Prepared::HostGw(host_gw::HostGw::new(config, uplink)?),
         BackendConfig::Udp(options) => Prepared::Udp(udp::Prepared::new(options, uplink)?),
         BackendConfig::Alloc => Prepared::Alloc(alloc::Alloc::new(uplink)),
+        BackendConfig::Extension(options) => Prepared::Extension(extension::Prepared::new(options, uplink).await?),
     })
 }
 
@@ -114,6 +124,11 @@ impl Prepared {
                 ..plain
             },
             Self::HostGw(_) => LeaseAttrs { backend_type: "host-gw".into(), ..plain },
+            Self::Extension(extension) => LeaseAttrs {
+                backend_type: "extension".into(),
+                backend_data: extension.data().map(ExtensionData::to_json),
+                ..plain
+            },
             // parity: upstream leaves BackendType out for these two.
             Self::Udp(_) | Self::Alloc(_) => plain,
         }
@@ -131,6 +146,7 @@ impl Prepared {
             Self::HostGw(host_gw) => Box::new(host_gw.clone()),
             Self::Udp(udp) => Box::new(udp.attach(kernel, config, lease).await?),
             Self::Alloc(alloc) => Box::new(*alloc),
+            Self::Extension(extension) => Box::new(extension.attach(config, lease).await?),
         })
     }
 }

@@ -205,6 +205,7 @@ impl<'a> Programme<'a> {
         let mut desired = Table::from_iter(self.backend.standing());
         let leases: Vec<Lease> = self.view.remote().cloned().collect();
         self.complaints.retain(|key, _| leases.iter().any(|l| l.key == *key));
+        let mut usable = Vec::new();
         for lease in leases {
             let entries = if self.claims_to_be_us(&lease) {
                 Err(BadLease(
@@ -219,10 +220,12 @@ impl<'a> Programme<'a> {
                 Ok(entries) => {
                     self.complaints.remove(&lease.key);
                     entries.into_iter().for_each(|entry| desired.put(entry));
+                    usable.push(lease);
                 }
                 Err(bad) => self.complain(&lease, bad.0),
             }
         }
+        self.backend.follow(usable);
         desired
     }
 

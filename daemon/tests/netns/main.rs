@@ -15,6 +15,7 @@ mod claim;
 mod command_line;
 mod config;
 mod errors;
+mod extension;
 mod health;
 mod outage;
 mod peers;
