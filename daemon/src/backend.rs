@@ -21,6 +21,7 @@ use crate::uplink::ExternalInterface;
 pub mod alloc;
 pub mod extension;
 pub mod host_gw;
+pub mod ipip;
 pub mod udp;
 pub mod vxlan;
 
@@ -89,6 +90,8 @@ pub enum Prepared {
     Alloc(alloc::Alloc),
     /// With what its pre-startup command said.
     Extension(extension::Prepared),
+    /// With its device.
+    Ipip(ipip::Prepared),
 }
 
 /// First step: what must be there before a lease can be taken.
@@ -106,6 +109,7 @@ pub async fn prepare(
         BackendConfig::Udp(options) => Prepared::Udp(udp::Prepared::new(options, uplink)?),
         BackendConfig::Alloc => Prepared::Alloc(alloc::Alloc::new(uplink)),
         BackendConfig::Extension(options) => Prepared::Extension(extension::Prepared::new(options, uplink).await?),
+        BackendConfig::Ipip(options) => Prepared::Ipip(ipip::Prepared::new(kernel, options, uplink).await?),
     })
 }
 
@@ -123,6 +127,7 @@ impl Prepared {
                 backend_v6_data: vxlan.data(vxlan::Family::V6).map(VxlanData::to_json),
                 ..plain
             },
+            Self::Ipip(_) => LeaseAttrs { backend_type: "ipip".into(), ..plain },
             Self::HostGw(_) => LeaseAttrs { backend_type: "host-gw".into(), ..plain },
             Self::Extension(extension) => LeaseAttrs {
                 backend_type: "extension".into(),
@@ -147,6 +152,7 @@ impl Prepared {
             Self::Udp(udp) => Box::new(udp.attach(kernel, config, lease).await?),
             Self::Alloc(alloc) => Box::new(*alloc),
             Self::Extension(extension) => Box::new(extension.attach(config, lease).await?),
+            Self::Ipip(ipip) => Box::new(ipip.attach(kernel, config, lease).await?),
         })
     }
 }

@@ -9,6 +9,7 @@ pub mod device;
 #[cfg(any(test, feature = "testing"))]
 pub mod fake;
 pub mod host;
+pub mod ipip;
 pub mod monitor;
 pub mod netlink;
 pub mod vxlan;

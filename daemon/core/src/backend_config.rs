@@ -18,6 +18,8 @@ pub enum BackendConfig {
     Alloc,
     /// Commands of the operator's.
     Extension(Extension),
+    /// IPv4 packets in IPv4 packets, by the kernel.
+    Ipip(Ipip),
 }
 
 /// Options of `vxlan`.
@@ -57,16 +59,23 @@ pub struct Extension {
     pub subnet_remove: String,
 }
 
+/// Options of `ipip`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Ipip {
+    /// Plain routes to hosts of the same link, the tunnel only to the others.
+    pub direct_routing: bool,
+}
+
 /// What is wrong with the `Backend` object: one sentence part for each mistake.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{}", .0.join("; "))]
 pub struct BadBackend(pub Vec<String>);
 
 /// The backends this build has, as the config names them.
-pub const NAMES: &[&str] = &["vxlan", "host-gw", "udp", "alloc", "extension"];
+pub const NAMES: &[&str] = &["vxlan", "host-gw", "udp", "alloc", "extension", "ipip"];
 
 /// Backends of upstream that this build doesn't have.
-const UPSTREAM_ONLY: &[&str] = &["ipip", "ipsec", "wireguard", "tencent-vpc"];
+const UPSTREAM_ONLY: &[&str] = &["ipsec", "wireguard", "tencent-vpc"];
 
 impl BackendConfig {
     /// Reads the `Backend` object.
@@ -83,6 +92,7 @@ impl BackendConfig {
             "host-gw" => Self::HostGw,
             "alloc" => Self::Alloc,
             "extension" => Self::Extension(options.extension()),
+            "ipip" => Self::Ipip(Ipip { direct_routing: options.get("DirectRouting", "true or false", false) }),
             other => {
                 let known = NAMES.join(", ");
                 let why = match other {
@@ -104,6 +114,7 @@ impl BackendConfig {
             Self::Udp(_) => "udp",
             Self::Alloc => "alloc",
             Self::Extension(_) => "extension",
+            Self::Ipip(_) => "ipip",
         }
     }
 }
@@ -188,12 +199,23 @@ mod tests {
     }
 
     #[test]
+    fn ipip_may_route_directly() {
+        let ipip = |direct_routing| Ok(BackendConfig::Ipip(Ipip { direct_routing }));
+        assert_eq!(BackendConfig::parse(r#"{"Type":"ipip"}"#), ipip(false));
+        assert_eq!(BackendConfig::parse(r#"{"Type":"IPIP","directrouting":true}"#), ipip(true));
+        assert_eq!(
+            says(r#"{"Type":"ipip","DirectRouting":"yes"}"#),
+            "Backend.DirectRouting is \"yes\", which is not true or false"
+        );
+    }
+
+    #[test]
     fn mistakes_name_the_key() {
-        assert_eq!(says("{}"), "Backend.Type is missing: use one of vxlan, host-gw, udp, alloc, extension");
-        assert_eq!(says("null"), "Backend.Type is missing: use one of vxlan, host-gw, udp, alloc, extension");
+        assert_eq!(says("{}"), "Backend.Type is missing: use one of vxlan, host-gw, udp, alloc, extension, ipip");
+        assert_eq!(says("null"), "Backend.Type is missing: use one of vxlan, host-gw, udp, alloc, extension, ipip");
         assert_eq!(
             says(r#"{"Type":"nope"}"#),
-            "Backend.Type \"nope\" is unknown: use one of vxlan, host-gw, udp, alloc, extension"
+            "Backend.Type \"nope\" is unknown: use one of vxlan, host-gw, udp, alloc, extension, ipip"
         );
         assert!(says(r#"{"Type":"ipsec"}"#).contains("not built into this daemon"));
         assert_eq!(

@@ -17,6 +17,7 @@ mod config;
 mod errors;
 mod extension;
 mod health;
+mod ipip;
 mod outage;
 mod peers;
 mod pods;
