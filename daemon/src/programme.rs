@@ -105,7 +105,8 @@ impl<'a> Programme<'a> {
                 () = tokio::time::sleep_until(self.next_look) => Wake::Look,
             };
             match wake {
-                Wake::Shutdown | Wake::Updates(0) => return,
+                Wake::Shutdown => return self.prepared.detach(&self.kernel).await,
+                Wake::Updates(0) => return,
                 Wake::Updates(_) => {
                     let mut changed = false;
                     for update in updates.drain(..) {

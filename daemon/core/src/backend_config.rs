@@ -4,6 +4,9 @@
 //! the type compares without case.
 
 use crate::json::Object;
+pub use wireguard::{Mode, Wireguard};
+
+mod wireguard;
 
 /// A backend with its options.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -20,6 +23,8 @@ pub enum BackendConfig {
     Extension(Extension),
     /// IPv4 packets in IPv4 packets, by the kernel.
     Ipip(Ipip),
+    /// Encrypted tunnels of the kernel.
+    Wireguard(Wireguard),
 }
 
 /// Options of `vxlan`.
@@ -72,10 +77,10 @@ pub struct Ipip {
 pub struct BadBackend(pub Vec<String>);
 
 /// The backends this build has, as the config names them.
-pub const NAMES: &[&str] = &["vxlan", "host-gw", "udp", "alloc", "extension", "ipip"];
+pub const NAMES: &[&str] = &["vxlan", "host-gw", "udp", "alloc", "extension", "ipip", "wireguard"];
 
 /// Backends of upstream that this build doesn't have.
-const UPSTREAM_ONLY: &[&str] = &["ipsec", "wireguard", "tencent-vpc"];
+const UPSTREAM_ONLY: &[&str] = &["ipsec", "tencent-vpc"];
 
 impl BackendConfig {
     /// Reads the `Backend` object.
@@ -93,6 +98,7 @@ impl BackendConfig {
             "alloc" => Self::Alloc,
             "extension" => Self::Extension(options.extension()),
             "ipip" => Self::Ipip(Ipip { direct_routing: options.get("DirectRouting", "true or false", false) }),
+            "wireguard" => Self::Wireguard(options.wireguard()),
             other => {
                 let known = NAMES.join(", ");
                 let why = match other {
@@ -115,6 +121,7 @@ impl BackendConfig {
             Self::Alloc => "alloc",
             Self::Extension(_) => "extension",
             Self::Ipip(_) => "ipip",
+            Self::Wireguard(_) => "wireguard",
         }
     }
 }
@@ -211,13 +218,21 @@ mod tests {
 
     #[test]
     fn mistakes_name_the_key() {
-        assert_eq!(says("{}"), "Backend.Type is missing: use one of vxlan, host-gw, udp, alloc, extension, ipip");
-        assert_eq!(says("null"), "Backend.Type is missing: use one of vxlan, host-gw, udp, alloc, extension, ipip");
+        assert_eq!(
+            says("{}"),
+            "Backend.Type is missing: use one of vxlan, host-gw, udp, alloc, extension, ipip, wireguard"
+        );
+        assert_eq!(
+            says("null"),
+            "Backend.Type is missing: use one of vxlan, host-gw, udp, alloc, extension, ipip, wireguard"
+        );
         assert_eq!(
             says(r#"{"Type":"nope"}"#),
-            "Backend.Type \"nope\" is unknown: use one of vxlan, host-gw, udp, alloc, extension, ipip"
+            "Backend.Type \"nope\" is unknown: use one of vxlan, host-gw, udp, alloc, extension, ipip, wireguard"
         );
-        assert!(says(r#"{"Type":"ipsec"}"#).contains("not built into this daemon"));
+        for upstream in ["ipsec", "tencent-vpc"] {
+            assert!(says(&format!(r#"{{"Type":"{upstream}"}}"#)).contains("not built into this daemon"));
+        }
         assert_eq!(
             says(r#"{"Type":"vxlan","VNI":16777216}"#),
             "Backend.VNI 16777216 is over 16777215, the largest of 24 bits"

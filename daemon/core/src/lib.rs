@@ -29,5 +29,6 @@ pub mod renewal;
 pub mod rules;
 pub mod subnet_env;
 pub mod view;
+pub mod wireguard;
 
 pub use ipnet;

@@ -75,7 +75,7 @@ impl Backend for Ipip {
     }
 
     fn scope(&self) -> Scope {
-        Scope { owned: vec![self.link], shared: self.direct.map(|range| (self.uplink, vec![range])) }
+        Scope { owned: vec![self.link], shared: self.direct.map(|range| (self.uplink, vec![range])), peers: false }
     }
 
     fn wants_reach(&self) -> bool {
@@ -124,7 +124,7 @@ mod tests {
         let on_link = Reach { v4_on_link: true, v6_on_link: false };
         let entries = backend(false).entries(&lease(REMOTE), on_link).unwrap();
         assert_eq!(entries, [route(4, true)]);
-        assert_eq!(backend(false).scope(), Scope { owned: vec![LinkIndex(4)], shared: None });
+        assert_eq!(backend(false).scope(), Scope { owned: vec![LinkIndex(4)], shared: None, peers: false });
     }
 
     #[test]

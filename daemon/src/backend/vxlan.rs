@@ -189,7 +189,7 @@ impl Backend for Vxlan {
 
     fn scope(&self) -> Scope {
         let owned = self.links.iter().map(|(_, link)| *link).collect();
-        Scope { owned, shared: self.direct.clone().map(|ranges| (self.uplink, ranges)) }
+        Scope { owned, shared: self.direct.clone().map(|ranges| (self.uplink, ranges)), peers: false }
     }
 
     fn wants_reach(&self) -> bool {

@@ -146,12 +146,13 @@ mod tests {
         assert_eq!(header, [0; 16], "no family, type, index or flags are asked for");
         let name = [&[0x11, 0, 3, 0][..], b"flannel.ipip\0\0\0\0"].concat();
         let mtu = [8, 0, 4, 0, 0xc8, 5, 0, 0];
-        let kind = [&[8, 0, 1, 0][..], b"ipip"].concat();
+        // With its final NUL, which `ip` leaves out and the kernel takes either way.
+        let kind = [&[9, 0, 1, 0][..], b"ipip\0\0\0\0"].concat();
         let local = [8, 0, 2, 0, 192, 0, 2, 1];
         let (ttl, tos) = ([5, 0, 4, 0, 0, 0, 0, 0], [5, 0, 5, 0, 0, 0, 0, 0]);
         let (protocol, pmtudisc) = ([5, 0, 9, 0, 4, 0, 0, 0], [5, 0, 10, 0, 0, 0, 0, 0]);
         let data = [&[0x2c, 0, 2, 0][..], &local, &ttl, &tos, &protocol, &pmtudisc].concat();
-        let info = [&[0x38, 0, 0x12, 0][..], &kind, &data].concat();
+        let info = [&[0x3c, 0, 0x12, 0][..], &kind, &data].concat();
         let mut rest = attributes.to_vec();
         for expected in [name, mtu.to_vec(), info] {
             let at = rest.windows(expected.len()).position(|w| w == expected);

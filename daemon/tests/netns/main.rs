@@ -28,3 +28,4 @@ mod support;
 mod udp;
 mod udp_packets;
 mod uplink;
+mod wireguard;
