@@ -314,6 +314,7 @@ pub(super) fn refused(what: impl Fn() -> String) -> impl FnOnce(rtnetlink::Error
             E::NODEV => (Fault::NoDevice, ""),
             E::PERM | E::ACCESS => (Fault::Denied, "; run as root or with CAP_NET_ADMIN"),
             E::OPNOTSUPP | E::AFNOSUPPORT => (Fault::Unsupported, "; this kernel lacks it"),
+            E::ADDRINUSE => (Fault::Other, "; another program or device has the port"),
             E::NETUNREACH => (Fault::Other, "; the gateway is not on the interface's link"),
             _ => (Fault::Other, ""),
         };

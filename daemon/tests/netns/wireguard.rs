@@ -1,18 +1,27 @@
 //! The backend `wireguard`. Where the kernel lacks it, which is all a kernel without it can show, the daemon says so
 //! and leaves nothing behind.
 
+use std::path::PathBuf;
+
 use crate::support::*;
 
 const CONFIG_WITH_SECRET: &str = r#"{"Network":"10.5.0.0/16","Backend":{"Type":"wireguard","ListenPort":5182,
     "PSK":"AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8="}}"#;
+
+/// Each host has a key file of its own, though namespaces share the file system.
+fn key_file(host: &Host) -> PathBuf {
+    host.directory().join("keys/wgkey")
+}
+
+fn daemon(host: &Host) -> Flanneld<'_> {
+    host.flanneld(FLANNELD).env("WIREGUARD_KEY_FILE", key_file(host).display().to_string())
+}
 
 /// With wireguard in the kernel two hosts' containers talk through it, and the device ends with the daemon.
 #[test]
 fn it_works_or_the_kernel_is_named_before_there_is_a_lease() {
     lab(2, CONFIG_WITH_SECRET).check(|lab| {
         let (h1, h2) = (lab.host(1), lab.host(2));
-        let key = |host: &Host| host.directory().join("keys/wgkey");
-        let daemon = |host: &Host| host.flanneld(FLANNELD).env("WIREGUARD_KEY_FILE", key(host).display().to_string());
         if h1.ip("link add probe-wg type wireguard").is_ok() {
             h1.ip("link del probe-wg")?;
             let first = daemon(h1).start()?;
@@ -32,7 +41,7 @@ fn it_works_or_the_kernel_is_named_before_there_is_a_lease() {
         one_line(&exit.log, &["backend wireguard", "flannel-wg", "kernel lacks", "choose another backend"]);
         assert!(!exit.log.contains("AAEC"), "a secret in the log:\n{}", exit.log);
         assert_eq!(lab.etcd().list(SUBNETS)?, [], "a lease was left");
-        assert!(!h1.subnet_file().exists() && !key(h1).exists());
+        assert!(!h1.subnet_file().exists() && !key_file(h1).exists());
         Ok(())
     });
 }

@@ -72,11 +72,15 @@ mod tests {
     use super::*;
     use std::os::unix::fs::PermissionsExt as _;
 
-    /// The second is what `openssl pkey -pubout` makes of the first (type X25519).
+    /// Private and public, from `openssl pkey -pubout` (type X25519) and from RFC 7748, section 6.1.
     #[test]
     fn the_public_half_is_what_others_compute() {
-        let key: Secret = "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=".parse().unwrap();
-        assert_eq!(public(key).to_string(), "j0DFrbaPJWJK5bIU6nZ6bslNgp09e14a0bpvPiE4KF8=");
+        for (private, expected) in [
+            ("AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=", "j0DFrbaPJWJK5bIU6nZ6bslNgp09e14a0bpvPiE4KF8="),
+            ("dwdtCnMYpX08FsFyUbJmRd9ML4frwJkqsXf7pR25LCo=", "hSDwCYkwp1R0i33ctD73Wg2/Og0mOBr066SpjqqbTmo="),
+        ] {
+            assert_eq!(public(private.parse().unwrap()).to_string(), expected);
+        }
     }
 
     #[test]
