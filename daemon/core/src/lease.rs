@@ -253,4 +253,20 @@ mod tests {
         assert!(says(r#"{"VtepMAC":"01:00:00:00:00:01"}"#).contains("group address"));
         assert!(says(r#"{"VNI":"x","VtepMAC":"02:00:00:00:00:01"}"#).starts_with("BackendData.VNI is \"x\""));
     }
+
+    proptest::proptest! {
+        /// Whatever a command prints comes out at the other end as it went in, and writing it again changes nothing.
+        #[test]
+        fn any_output_survives_the_way_through_etcd(output in ".*", ip in proptest::prelude::any::<u32>()) {
+            let data = ExtensionData(output);
+            let attrs = LeaseAttrs {
+                backend_type: "extension".into(),
+                backend_data: Some(data.to_json()),
+                ..LeaseAttrs::new(ip.into())
+            };
+            let read = LeaseAttrs::from_json(&attrs.to_json()).unwrap();
+            proptest::prop_assert_eq!(&read, &attrs);
+            proptest::prop_assert_eq!(ExtensionData::from_json(&read.backend_data.unwrap()), Ok(data));
+        }
+    }
 }

@@ -143,4 +143,16 @@ mod tests {
         assert_eq!(format!("{:?}", KEY.parse::<Secret>()), "Ok(Secret(..))");
         assert_eq!(format!(" {KEY}\n").parse::<Secret>().unwrap().to_base64(), KEY);
     }
+
+    proptest::proptest! {
+        /// Of any bytes in the place of the data the worst is a mistake that is named.
+        #[test]
+        fn any_data_is_read_or_refused(text in ".*", key in proptest::prelude::any::<[u8; 32]>(), port in 1u16..) {
+            if let Err(BadLease(why)) = WireguardData::from_json(&text) {
+                proptest::prop_assert!(why.starts_with("BackendData"), "{}", why);
+            }
+            let data = WireguardData { public_key: PublicKey(key), port: Some(port) };
+            proptest::prop_assert_eq!(WireguardData::from_json(&data.to_json()), Ok(data));
+        }
+    }
 }
