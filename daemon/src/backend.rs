@@ -103,10 +103,11 @@ pub async fn prepare(
     config: &NetworkConfig,
     backend: &BackendConfig,
     uplink: &ExternalInterface,
+    vteps: vxlan::VtepOptions,
 ) -> Result<Prepared, Error> {
     Ok(match backend {
         BackendConfig::Vxlan(options) => {
-            Prepared::Vxlan(vxlan::Prepared::new(kernel, options, uplink).await.map_err(setup("vxlan"))?)
+            Prepared::Vxlan(vxlan::Prepared::new(kernel, options, uplink, vteps).await.map_err(setup("vxlan"))?)
         }
         BackendConfig::HostGw => Prepared::HostGw(host_gw::HostGw::new(config, uplink)?),
         BackendConfig::Udp(options) => Prepared::Udp(udp::Prepared::new(options, uplink)?),
@@ -151,6 +152,16 @@ impl Prepared {
         }
     }
 
+    /// Whether its devices are as they were made.
+    pub async fn stands(&self, kernel: &Netlink) -> Result<bool, KernelError> {
+        match self {
+            Self::Vxlan(vxlan) => vxlan.stands(kernel).await,
+            Self::Ipip(ipip) => ipip.stands(kernel).await,
+            Self::Wireguard(wireguard) => wireguard.stands(kernel).await,
+            Self::HostGw(_) | Self::Udp(_) | Self::Alloc(_) | Self::Extension(_) => Ok(true),
+        }
+    }
+
     /// Second step: everything else. May be repeated, and leaves alone what is right.
     pub async fn attach(
         &mut self,
@@ -168,9 +179,7 @@ impl Prepared {
             Self::Wireguard(wireguard) => Box::new(wireguard.attach(kernel, config, lease).await?),
         })
     }
-}
 
-impl Prepared {
     /// Last step, when the daemon is told to end: what shall not outlive it.
     pub async fn detach(&self, kernel: &Netlink) {
         if let Self::Wireguard(wireguard) = self {

@@ -13,14 +13,15 @@ use flannel_core::subnet_env::{PreviousSubnets, Side, SubnetEnv};
 use tokio::sync::{Notify, mpsc};
 use tokio_util::sync::CancellationToken;
 
-use crate::backend::{self, Backend, Prepared};
+use crate::backend;
+use crate::backend::vxlan::{MacFiles, VtepOptions};
 use crate::backoff::Backoff;
 use crate::docker_plugin;
 use crate::error::Error;
 use crate::keeper::Keeper;
 use crate::kernel::netlink::Netlink;
 use crate::opts::Options;
-use crate::programme::Programme;
+use crate::programme::{Host, Programme};
 use crate::ready::{self, Readiness};
 use crate::rules::Rules;
 use crate::subnet::etcd::EtcdStore;
@@ -61,14 +62,23 @@ pub async fn run(options: &Options, notify_socket: Option<&str>, shutdown: &Canc
     tokio::join!(daemon, docker_plugin::supervise(options, &plugin_shutdown)).0
 }
 
-/// A host connected to the network.
+/// `-check-config`: the verdict on flags and config in words; nothing is changed and nothing waited for.
+pub async fn check(options: &Options) -> Result<String, Error> {
+    let store = EtcdStore::new(&options.etcd)?;
+    let key = store.config_key().to_owned();
+    let text = store.config().await?;
+    let config = NetworkConfig::parse(&text).map_err(|source| Error::Config { key: key.clone(), source })?;
+    let backend = BackendConfig::parse(&config.backend).map_err(|source| Error::Backend { key, source })?;
+    let kernel = Netlink::open().map_err(|e| Error::System(e.to_string()))?;
+    let families = Families { v4: config.v4.is_some(), v6: config.v6.is_some() };
+    let uplink = uplink::choose(&kernel, &options.iface, families).await?;
+    Ok(format!("{}; external interface {}, MTU {}", describe(&config, &backend), uplink.name, uplink.mtu))
+}
+
+/// A host with its lease and its rules.
 struct Network {
-    kernel: Netlink,
-    config: NetworkConfig,
-    prepared: Prepared,
-    backend: Box<dyn Backend>,
+    host: Host,
     rules: Rules,
-    attrs: LeaseAttrs,
     held: Held,
 }
 
@@ -85,13 +95,25 @@ async fn start(options: &Options, store: &EtcdStore) -> Result<Network, Error> {
     let previous = previous_subnets(options);
 
     // From here on the host is changed.
-    let mut prepared = backend::prepare(&kernel, &config, &backend_config, &uplink).await?;
+    let vteps = VtepOptions {
+        macs: MacFiles(options.state_dir.clone()),
+        tx_checksum: options.tx_checksum().map_err(Error::Flag)?,
+    };
+    let mut prepared = backend::prepare(&kernel, &config, &backend_config, &uplink, vteps).await?;
     let attrs = prepared.attrs(&uplink);
-    let held = acquire(store, &attrs, &config, &previous).await?;
-    tracing::info!("lease {} for {} s", held.key, held.ttl.as_secs());
+    let held = acquire(store, &attrs, options.lease_ttl, &config, &previous).await?;
+    tracing::info!("lease {} {}", held.key, held.life);
     let backend = prepared.attach(&kernel, &config, held.key).await?;
+    let networks: Vec<_> = config.ranges().map(|range| range.network).collect();
+    // What an extension's commands made is the operator's, whatever its name.
+    if !matches!(backend_config, BackendConfig::Extension(_))
+        && let Err(error) = kernel.remove_stale_devices(&backend.scope().owned, &networks).await
+    {
+        tracing::warn!("devices of an earlier run stay: {error}");
+    }
     let rules = Rules::set_up(options, &config, held.key).await?;
-    Ok(Network { kernel, config, prepared, backend, rules, attrs, held })
+    let host = Host { kernel, config, prepared, backend, own: held.key, attrs, blackhole: options.blackhole };
+    Ok(Network { host, rules, held })
 }
 
 async fn serve(
@@ -102,14 +124,13 @@ async fn serve(
     notify_socket: Option<&str>,
     shutdown: &CancellationToken,
 ) -> Result<(), Error> {
-    let Network { kernel, config, prepared, backend, rules, attrs, held } = network;
-    let env = subnet_env(&config, held.key, backend.mtu(), options.ip_masq);
+    let Network { host, rules, held } = network;
+    let env = subnet_env(&host.config, held.key, host.backend.mtu(), options.ip_masq);
     let (updates, inbox) = mpsc::channel(UPDATES);
     let doubt = Notify::new();
-    let manager = SubnetManager::new(store, attrs.clone(), fastrand::Rng::new());
+    let manager = SubnetManager::new(store, host.attrs.clone(), options.lease_ttl, fastrand::Rng::new());
     let keeper = Keeper::new(manager, held, options.renew_margin(), options.subnet_file.clone());
-    let mut programme = Programme::new(kernel, config, prepared, backend, held.key, attrs, &doubt)
-        .map_err(|e| Error::System(e.to_string()))?;
+    let mut programme = Programme::new(host, &doubt).map_err(|e| Error::System(e.to_string()))?;
     programme.stand().await;
     let announce = async {
         announce(options, &env, readiness).await;
@@ -118,7 +139,10 @@ async fn serve(
     };
     tokio::select! {
         () = programme.run(inbox, shutdown) => Ok(()),
-        error = keeper.run(&doubt) => Err(error),
+        error = keeper.run(&doubt) => {
+            readiness.set(false);
+            Err(error)
+        }
         () = follow(store, &updates) => Ok(()),
         () = rules.keep(options.resync()) => Ok(()),
         () = announce => Ok(()),
@@ -152,10 +176,11 @@ async fn wait_for_config(store: &EtcdStore) -> Result<NetworkConfig, Error> {
 async fn acquire(
     store: &EtcdStore,
     attrs: &LeaseAttrs,
+    ttl: Duration,
     config: &NetworkConfig,
     previous: &PreviousSubnets,
 ) -> Result<Held, Error> {
-    let mut manager = SubnetManager::new(store, attrs.clone(), fastrand::Rng::new());
+    let mut manager = SubnetManager::new(store, attrs.clone(), ttl, fastrand::Rng::new());
     let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(5));
     loop {
         match manager.acquire(config, previous).await {

@@ -12,6 +12,7 @@ pub mod host;
 pub mod ipip;
 pub mod monitor;
 pub mod netlink;
+pub mod offload;
 pub mod vxlan;
 pub mod wireguard;
 

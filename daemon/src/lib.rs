@@ -11,6 +11,7 @@ pub mod docker_plugin;
 pub mod error;
 pub mod keeper;
 pub mod kernel;
+pub mod metrics;
 pub mod opts;
 pub mod programme;
 pub mod ready;

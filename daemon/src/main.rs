@@ -44,6 +44,10 @@ fn main() -> ExitCode {
 
 #[tokio::main(flavor = "current_thread")]
 async fn run(options: &Options) -> Result<(), flanneld::error::Error> {
+    if options.check_config {
+        println!("good: {}", flanneld::daemon::check(options).await?);
+        return Ok(());
+    }
     let shutdown = CancellationToken::new();
     let fault = |e: std::io::Error| flanneld::error::Error::System(format!("can't listen to signals: {e}"));
     let mut interrupt = signal(SignalKind::interrupt()).map_err(fault)?;

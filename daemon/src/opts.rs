@@ -8,6 +8,8 @@ use std::time::Duration;
 use flannel_core::flags::{self, Flag, Leftover, Set, Stop};
 use flannel_core::subnet_env;
 
+use crate::subnet::TTL;
+
 /// What the command line and the environment say.
 #[derive(Debug, Clone)]
 #[expect(clippy::struct_excessive_bools, reason = "each is a flag of the command line")]
@@ -18,6 +20,8 @@ pub struct Options {
     pub iface: IfaceOptions,
     /// Where `subnet.env` goes.
     pub subnet_file: PathBuf,
+    /// How long the lease is asked for; other than a day only in tests.
+    pub lease_ttl: Duration,
     renew_margin_minutes: i64,
     /// Masquerade what leaves the flannel network.
     pub ip_masq: bool,
@@ -25,15 +29,23 @@ pub struct Options {
     pub random_fully_off: bool,
     /// Accept forwarded traffic of the flannel network.
     pub forward_rules: bool,
+    /// A blackhole route for the own subnet.
+    pub blackhole: bool,
+    /// Whether the vxlan device checksums what it sends itself.
+    pub tx_checksum: String,
     resync_seconds: i64,
     healthz_ip: String,
     healthz_port: i64,
+    /// Where the daemon remembers what must outlive a reboot.
+    pub state_dir: PathBuf,
     /// Run `flannel-docker` beside the daemon.
     pub docker_plugin: bool,
     /// Log level: 0 is usual, more is more.
     pub verbosity: i64,
     /// Print the version and exit.
     pub version: bool,
+    /// Say whether flags and config are good, and exit.
+    pub check_config: bool,
     kubernetes: Vec<&'static str>,
 }
 
@@ -91,20 +103,28 @@ impl Default for Options {
             },
             iface: IfaceOptions::default(),
             subnet_file: subnet_env::DEFAULT_PATH.into(),
+            lease_ttl: TTL,
             renew_margin_minutes: 60,
             ip_masq: false,
             random_fully_off: false,
             forward_rules: true,
+            blackhole: false,
+            tx_checksum: "auto".into(),
             resync_seconds: 5,
             healthz_ip: "0.0.0.0".into(),
             healthz_port: 0,
+            state_dir: "/var/lib/flannel".into(),
             docker_plugin: false,
             verbosity: 0,
             version: false,
+            check_config: false,
             kubernetes: Vec::new(),
         }
     }
 }
+
+/// For tests alone, which can't wait a day for a lease to run out: its time to live in seconds.
+pub const TEST_TTL: &str = "FLANNEL_TEST_LEASE_TTL";
 
 type O = Options;
 
@@ -123,6 +143,7 @@ const TABLE: &[Flag<Options>] = &[
     Flag { name: "iface", set: Set::List(|o: &mut O, v| o.iface.names.push(v)), default: "", help: "interface (name or address) between the hosts; given several times, the first that fits" },
     Flag { name: "iface-can-reach", set: Set::Text(|o: &mut O, v| o.iface.can_reach = v), default: "", help: "take the interface that the route to this address leaves by" },
     Flag { name: "iface-regex", set: Set::List(|o: &mut O, v| o.iface.regexes.push(v)), default: "", help: "take the first interface with an address, or else a name, that matches; tried after -iface" },
+    Flag { name: "ip-blackhole-route", set: Set::Bool(|o: &mut O, v| o.blackhole = v), default: "", help: "add a blackhole route for the own subnet, behind every other route, so that nothing of it leaks" },
     Flag { name: "ip-masq", set: Set::Bool(|o: &mut O, v| o.ip_masq = v), default: "", help: "masquerade traffic that leaves the flannel network" },
     Flag { name: "ip-masq-fully-random-disable", set: Set::Bool(|o: &mut O, v| o.random_fully_off = v), default: "", help: "masquerade without --random-fully" },
     Flag { name: "iptables-forward-rules", set: Set::Bool(|o: &mut O, v| o.forward_rules = v), default: "true", help: "accept forwarded traffic of the flannel network" },
@@ -133,7 +154,10 @@ const TABLE: &[Flag<Options>] = &[
     Flag { name: "subnet-lease-renew-margin", set: Set::Int(|o: &mut O, v| o.renew_margin_minutes = v), default: "60", help: "minutes before its end that the lease is renewed, 1 to 1439" },
     Flag { name: "v", set: Set::Int(|o: &mut O, v| o.verbosity = v), default: "0", help: "log level: 0 events, 1 details, 4 everything" },
     Flag { name: "version", set: Set::Bool(|o: &mut O, v| o.version = v), default: "", help: "print the version and exit" },
+    Flag { name: "check-config", set: Set::Bool(|o: &mut O, v| o.check_config = v), default: "", help: "read flags and the config in etcd, say what is wrong with them, change nothing, and exit" },
+    Flag { name: "tx-checksum", set: Set::Text(|o: &mut O, v| o.tx_checksum = v), default: "\"auto\"", help: "checksum offload of the vxlan device: on, off (for network cards that break it), or auto to leave it alone" },
     Flag { name: "docker-plugin", set: Set::Bool(|o: &mut O, v| o.docker_plugin = v), default: "", help: "run flannel-docker, the Docker network plugin, beside the daemon" },
+    Flag { name: "state-dir", set: Set::Text(|o: &mut O, v| o.state_dir = v.into()), default: "\"/var/lib/flannel\"", help: "directory for what must outlive a reboot (the VTEP's MAC)" },
     Flag { name: "log_backtrace_at", set: Set::Text(|_: &mut O, _| {}), default: "", help: "no effect (kept for upstream's command lines)" },
     Flag { name: "vmodule", set: Set::Text(|_: &mut O, _| {}), default: "", help: "no effect (kept for upstream's command lines)" },
     Flag { name: "kube-subnet-mgr", set: Set::Bool(|o: &mut O, v| if v { o.kubernetes.push("kube-subnet-mgr") }), default: "", help: "refused: this daemon keeps its leases in etcd" },
@@ -151,7 +175,10 @@ impl Options {
         variable: impl Fn(&str) -> Option<String>,
     ) -> Result<(Self, Leftover), Stop> {
         let mut options = Self::default();
-        let leftover = flags::parse(TABLE, &mut options, args, "FLANNELD", variable)?;
+        let leftover = flags::parse(TABLE, &mut options, args, "FLANNELD", &variable)?;
+        if let Some(seconds) = variable(TEST_TTL).and_then(|text| text.parse().ok()) {
+            options.lease_ttl = Duration::from_secs(seconds);
+        }
         Ok((options, leftover))
     }
 
@@ -176,6 +203,7 @@ impl Options {
         address("public-ip", public_ip, public_ip.parse::<Ipv4Addr>().is_ok(), "IPv4")?;
         address("public-ipv6", public_ipv6, public_ipv6.parse::<Ipv6Addr>().is_ok(), "IPv6")?;
         address("iface-can-reach", can_reach, can_reach.parse::<std::net::IpAddr>().is_ok(), "IP")?;
+        self.tx_checksum()?;
         if self.healthz_port > i64::from(u16::MAX) {
             return Err(format!("flag -healthz-port: {} is no TCP port", self.healthz_port));
         }
@@ -183,6 +211,16 @@ impl Options {
             address("healthz-ip", &self.healthz_ip, self.healthz_ip.parse::<std::net::IpAddr>().is_ok(), "IP")?;
         }
         Ok(())
+    }
+
+    /// Whether the checksum offload is to be switched, and to what.
+    pub fn tx_checksum(&self) -> Result<Option<bool>, String> {
+        match self.tx_checksum.as_str() {
+            "auto" => Ok(None),
+            "on" => Ok(Some(true)),
+            "off" => Ok(Some(false)),
+            other => Err(format!("flag -tx-checksum: {other:?} is not auto, on or off")),
+        }
     }
 
     /// How long before its end the lease is renewed.
@@ -214,7 +252,7 @@ mod tests {
     #[test]
     fn every_flag_of_upstream_is_known() {
         for name in "etcd-cafile etcd-certfile etcd-endpoints etcd-keyfile etcd-password etcd-prefix etcd-username \
-            healthz-ip healthz-port iface iface-can-reach iface-regex ip-masq ip-masq-fully-random-disable \
+            healthz-ip healthz-port iface iface-can-reach iface-regex ip-blackhole-route ip-masq ip-masq-fully-random-disable \
             iptables-forward-rules iptables-resync kube-annotation-prefix kube-api-url kube-subnet-mgr \
             kubeconfig-file log_backtrace_at net-config-path public-ip public-ipv6 set-node-network-unavailable \
             subnet-file subnet-lease-renew-margin v version vmodule"
@@ -231,6 +269,7 @@ mod tests {
             ("-subnet-lease-renew-margin=1440", "-subnet-lease-renew-margin: 1440 is not"),
             ("-subnet-lease-renew-margin -5", "-subnet-lease-renew-margin: -5 is not"),
             ("-public-ip=fd00::1", "-public-ip: \"fd00::1\" is no IPv4 address"),
+            ("-tx-checksum=maybe", "-tx-checksum: \"maybe\" is not auto, on or off"),
             ("-iface-can-reach=x", "-iface-can-reach: \"x\" is no IP address"),
             ("-kube-subnet-mgr", "-kube-subnet-mgr: this daemon keeps its leases in etcd"),
             ("-healthz-port=70000", "-healthz-port: 70000 is no TCP port"),

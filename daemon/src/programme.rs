@@ -17,6 +17,7 @@ use crate::backend::{Backend, Prepared, Reach};
 use crate::kernel::KernelError;
 use crate::kernel::monitor::{Loss, Monitor};
 use crate::kernel::netlink::Netlink;
+use crate::metrics::METRICS;
 use crate::reconcile::Reconciler;
 use crate::subnet::follow::Update;
 
@@ -24,6 +25,24 @@ use crate::subnet::follow::Update;
 const LOOK: Duration = Duration::from_secs(10);
 /// How long after a loss the comparison waits for more of the same kind.
 const SETTLE: Duration = Duration::from_millis(100);
+
+/// A host with its lease, ready to be connected to the others.
+pub struct Host {
+    /// The kernel.
+    pub kernel: Netlink,
+    /// The network's config.
+    pub config: NetworkConfig,
+    /// The backend, for attaching it again.
+    pub prepared: Prepared,
+    /// The backend as attached.
+    pub backend: Box<dyn Backend>,
+    /// The own lease.
+    pub own: SubnetKey,
+    /// What the own lease says.
+    pub attrs: LeaseAttrs,
+    /// Keep a blackhole route for the own subnet.
+    pub blackhole: bool,
+}
 
 /// The programming of one backend.
 pub struct Programme<'a> {
@@ -33,6 +52,7 @@ pub struct Programme<'a> {
     backend: Box<dyn Backend>,
     own: SubnetKey,
     attrs: LeaseAttrs,
+    blackhole: bool,
     /// Told when the own lease may not stand any more.
     doubt: &'a Notify,
     monitor: Monitor,
@@ -57,15 +77,8 @@ enum Wake {
 
 impl<'a> Programme<'a> {
     /// Starts listening to the kernel.
-    pub fn new(
-        kernel: Netlink,
-        config: NetworkConfig,
-        prepared: Prepared,
-        backend: Box<dyn Backend>,
-        own: SubnetKey,
-        attrs: LeaseAttrs,
-        doubt: &'a Notify,
-    ) -> Result<Self, KernelError> {
+    pub fn new(host: Host, doubt: &'a Notify) -> Result<Self, KernelError> {
+        let Host { kernel, config, prepared, backend, own, attrs, blackhole } = host;
         let reconciler = Reconciler::new(kernel.clone(), backend.tunnels().cloned());
         Ok(Self {
             kernel,
@@ -74,6 +87,7 @@ impl<'a> Programme<'a> {
             backend,
             own,
             attrs,
+            blackhole,
             doubt,
             monitor: Monitor::open()?,
             reconciler,
@@ -159,7 +173,9 @@ impl<'a> Programme<'a> {
                 self.device_in_doubt |= scope.owned.contains(&index);
                 concerns(&index)
             }
-            Loss::Entry(index) => concerns(&index),
+            Loss::Route(index) => concerns(&index),
+            Loss::Neighbour(index) => scope.owned.contains(&index),
+            Loss::Stands(entry) => self.reconciler.is_contradicted_by(&entry),
             Loss::Unknown => {
                 self.device_in_doubt = true;
                 true
@@ -173,16 +189,28 @@ impl<'a> Programme<'a> {
     /// Compares everything with the kernel and puts right what is not.
     async fn look(&mut self) {
         self.next_look = Instant::now() + LOOK;
+        match self.prepared.stands(&self.kernel).await {
+            Ok(stands) => self.device_in_doubt |= !stands,
+            Err(error) => tracing::warn!("{error}; trying again"),
+        }
         if self.device_in_doubt {
             match self.prepared.attach(&self.kernel, &self.config, self.own).await {
                 Ok(backend) => {
                     self.backend = backend;
                     self.reconciler = Reconciler::new(self.kernel.clone(), self.backend.tunnels().cloned());
                     self.device_in_doubt = false;
+                    METRICS.device_repairs.inc();
                 }
                 Err(error) => {
                     tracing::warn!("the device can't be put right: {error}; trying again");
                     return;
+                }
+            }
+        }
+        if self.blackhole {
+            for subnet in self.own.nets() {
+                if let Err(error) = self.kernel.ensure_blackhole(subnet).await {
+                    tracing::warn!("flag -ip-blackhole-route: {error}; trying again");
                 }
             }
         }
@@ -227,6 +255,8 @@ impl<'a> Programme<'a> {
             }
         }
         self.backend.follow(usable);
+        METRICS.leases.set(self.view.remote().count());
+        METRICS.leases_unusable.set(self.complaints.len());
         desired
     }
 

@@ -9,13 +9,21 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use axum::http::StatusCode;
+use axum::http::header::CONTENT_TYPE;
 use axum::routing::any;
 use flannel_core::subnet_env::SubnetEnv;
 use tokio_util::sync::CancellationToken;
 
+use crate::metrics::{self, METRICS};
+
 /// Writes `subnet.env` so that a reader sees the old file or the new one, whole, also after a power cut. Mode 0644
 /// whatever the umask; directories are made with their parents. Contract, section 3.
 pub fn write_subnet_env(path: &Path, env: &SubnetEnv) -> std::io::Result<()> {
+    write_file(path, &env.render())
+}
+
+/// Writes a whole file in the place of an earlier one, in the same careful way.
+pub fn write_file(path: &Path, text: &str) -> std::io::Result<()> {
     let directory = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
     std::fs::create_dir_all(directory)?;
     let name = path.file_name().ok_or_else(|| std::io::Error::other("it names no file"))?;
@@ -23,7 +31,7 @@ pub fn write_subnet_env(path: &Path, env: &SubnetEnv) -> std::io::Result<()> {
     let write = || {
         let mut file = std::fs::File::create(&temporary)?;
         file.set_permissions(std::fs::Permissions::from_mode(0o644))?;
-        file.write_all(env.render().as_bytes())?;
+        file.write_all(text.as_bytes())?;
         file.sync_all()?;
         std::fs::rename(&temporary, path)?;
         std::fs::File::open(directory)?.sync_all()
@@ -44,6 +52,7 @@ impl Readiness {
     /// From now on it is, or is not.
     pub fn set(&self, ready: bool) {
         self.0.store(ready, Ordering::Relaxed);
+        METRICS.ready.set(usize::from(ready));
     }
 
     fn get(&self) -> bool {
@@ -51,7 +60,7 @@ impl Readiness {
     }
 }
 
-/// Serves `/healthz` and `/readyz` (contract, section 7) until the daemon ends.
+/// Serves `/healthz` and `/readyz` (contract, section 7) and `/metrics` until the daemon ends.
 pub async fn serve_health(
     listen: SocketAddr,
     readiness: Readiness,
@@ -66,8 +75,10 @@ pub async fn serve_health(
             (StatusCode::SERVICE_UNAVAILABLE, "flanneld is not ready yet")
         }
     };
-    let routes =
-        axum::Router::new().route("/healthz", any(|| async { "flanneld is running" })).route("/readyz", any(ready));
+    let routes = axum::Router::new()
+        .route("/healthz", any(|| async { "flanneld is running" }))
+        .route("/metrics", any(|| async { ([(CONTENT_TYPE, metrics::CONTENT_TYPE)], METRICS.render()) }))
+        .route("/readyz", any(ready));
     tokio::spawn(async move {
         let server = axum::serve(listener, routes).with_graceful_shutdown(shutdown.cancelled_owned());
         if let Err(error) = server.await {

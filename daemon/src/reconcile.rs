@@ -9,6 +9,7 @@ use flannel_core::entry::{Entry, Plan, Slot, Table};
 
 use crate::backend::udp::Tunnels;
 use crate::kernel::{Kernel, KernelError, Scope};
+use crate::metrics::METRICS;
 
 /// The entries of one backend.
 pub struct Reconciler<K> {
@@ -34,11 +35,17 @@ impl<K: Kernel> Reconciler<K> {
         Ok(())
     }
 
+    /// Whether this entry, which stands now, is in the place of another one of ours.
+    pub fn is_contradicted_by(&self, entry: &Entry) -> bool {
+        self.installed.holds_another(entry)
+    }
+
     /// Carries out the difference; says how many entries could not be put or removed.
     pub async fn run(&mut self, desired: &Table) -> usize {
         let plan = Plan::between(&self.installed, desired);
         if plan.is_empty() {
             self.complaints.clear();
+            METRICS.entries_failed.set(0);
             return 0;
         }
         let (mut put, mut removed, mut failed) = (0, 0, 0);
@@ -81,6 +88,10 @@ impl<K: Kernel> Reconciler<K> {
                 _ => None,
             }));
         }
+        METRICS.entries.set(self.installed.len());
+        METRICS.entries_failed.set(failed);
+        METRICS.entries_put.add(put);
+        METRICS.entries_removed.add(removed);
         if put + removed > 0 {
             tracing::info!(
                 "programmed: {put} put, {removed} removed, {failed} failed, {} in force",

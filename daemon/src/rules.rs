@@ -9,6 +9,7 @@ use flannel_core::rules::iptables::Purpose;
 use tokio::time::{Instant, MissedTickBehavior};
 
 use crate::error::Error;
+use crate::metrics::METRICS;
 use crate::opts::Options;
 use crate::traffic::iptables::Iptables;
 use crate::traffic::nftables::Nftables;
@@ -115,7 +116,10 @@ impl Rules {
         loop {
             ticks.tick().await;
             match self.apply().await {
-                Ok(true) => tracing::warn!("rules were missing or changed by another program: put right"),
+                Ok(true) => {
+                    METRICS.rule_repairs.inc();
+                    tracing::warn!("rules were missing or changed by another program: put right");
+                }
                 Ok(false) => told.clear(),
                 Err(fault) if fault != told => {
                     tracing::warn!("rules can't be checked: {fault}; trying again");

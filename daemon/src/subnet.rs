@@ -14,7 +14,7 @@ use flannel_core::subnet_env::PreviousSubnets;
 
 use crate::backoff::Backoff;
 use crate::error::Error;
-use store::{Expect, StoreError, Stored, SubnetStore, Written};
+use store::{Expect, Life, StoreError, Stored, SubnetStore, Written};
 
 pub mod etcd;
 pub mod follow;
@@ -22,8 +22,8 @@ pub mod follow;
 pub mod memory;
 pub mod store;
 
-/// How long a lease is asked for.
-const TTL: Duration = Duration::from_secs(TTL_SECONDS.unsigned_abs());
+/// How long a lease is asked for, as by every flannel daemon.
+pub const TTL: Duration = Duration::from_secs(TTL_SECONDS.unsigned_abs());
 /// How often a lost race is tried again before the daemon gives up. Each try draws among up to a hundred free
 /// subnets, so this many losses mean something else is wrong.
 const TRIES: u32 = 100;
@@ -33,30 +33,31 @@ const TRIES: u32 = 100;
 pub struct Held {
     /// The subnets.
     pub key: SubnetKey,
-    /// How long it lives from now unless renewed.
-    pub ttl: Duration,
+    /// How long it lives from now on.
+    pub life: Life,
 }
 
 /// Takes and keeps this host's lease.
 pub struct SubnetManager<'a, S> {
     store: &'a S,
     attrs: LeaseAttrs,
+    ttl: Duration,
     rng: fastrand::Rng,
 }
 
 /// What became of keeping a lease.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Kept {
-    /// It is ours for this long.
-    Ours(Duration),
+    /// It is ours.
+    Ours(Life),
     /// The host of this public address holds it.
     Foreign(String),
 }
 
 impl<'a, S: SubnetStore> SubnetManager<'a, S> {
     /// A manager that publishes these attributes.
-    pub fn new(store: &'a S, attrs: LeaseAttrs, rng: fastrand::Rng) -> Self {
-        Self { store, attrs, rng }
+    pub fn new(store: &'a S, attrs: LeaseAttrs, ttl: Duration, rng: fastrand::Rng) -> Self {
+        Self { store, attrs, ttl, rng }
     }
 
     /// Takes a lease: the one with our public address, else the subnet of an earlier run, else a free one.
@@ -78,7 +79,8 @@ impl<'a, S: SubnetStore> SubnetManager<'a, S> {
         if let Some(own) = leases.iter().find(|l| self.is_ours(l)) {
             if fits(config, &own.key) {
                 tracing::info!("found lease {} of this host's public address: taking it over", own.key);
-                return self.write(own.key, Expect::Revision(own.revision)).await;
+                let life = self.life_of(own);
+                return self.write(own.key, life, Expect::Revision(own.revision)).await;
             }
             tracing::warn!("lease {} of this host's public address does not fit the config: removing it", own.key);
             self.store.delete(own.key, own.revision).await?;
@@ -110,12 +112,12 @@ impl<'a, S: SubnetStore> SubnetManager<'a, S> {
         let v6 = nets.iter().find_map(|n| if let IpNet::V6(n) = n { Some(*n) } else { None });
         // A checked config has at least one family.
         let key = SubnetKey::new(v4, v6).ok_or_else(|| Error::out_of_subnets(config, leases.len()))?;
-        self.write(key, Expect::Absent).await
+        self.write(key, Life::For(self.ttl), Expect::Absent).await
     }
 
-    async fn write(&self, key: SubnetKey, expect: Expect) -> Result<Option<Held>, Error> {
-        Ok(match self.store.put(key, &self.attrs, TTL, expect).await? {
-            Written::Yes { ttl, .. } => Some(Held { key, ttl }),
+    async fn write(&self, key: SubnetKey, life: Life, expect: Expect) -> Result<Option<Held>, Error> {
+        Ok(match self.store.put(key, &self.attrs, life, expect).await? {
+            Written::Yes { life, .. } => Some(Held { key, life }),
             Written::Raced => None,
         })
     }
@@ -124,13 +126,14 @@ impl<'a, S: SubnetStore> SubnetManager<'a, S> {
     /// changed. A value nobody can read has no owner.
     pub async fn keep(&self, key: SubnetKey) -> Result<Kept, StoreError> {
         loop {
-            let expect = match self.store.get(key).await? {
+            let (life, expect) = match self.store.get(key).await? {
                 None => {
                     tracing::warn!("lease {key} was removed from etcd: putting it back");
-                    Expect::Absent
+                    (Life::For(self.ttl), Expect::Absent)
                 }
                 Some(lease) => {
                     match &lease.attrs {
+                        Ok(attrs) if *attrs == self.attrs && lease.reserved => return Ok(Kept::Ours(Life::Reserved)),
                         Ok(attrs) if *attrs == self.attrs => {}
                         Ok(_) if self.is_ours(&lease) => tracing::warn!(
                             "lease {key} was changed by another hand: putting it right; if another host has the public \
@@ -140,14 +143,19 @@ impl<'a, S: SubnetStore> SubnetManager<'a, S> {
                         Ok(attrs) => return Ok(Kept::Foreign(attrs.public_ip.to_string())),
                         Err(bad) => tracing::warn!("lease {key} can't be read any more ({bad}): putting it right"),
                     }
-                    Expect::Revision(lease.revision)
+                    (self.life_of(&lease), Expect::Revision(lease.revision))
                 }
             };
-            if let Written::Yes { ttl, .. } = self.store.put(key, &self.attrs, TTL, expect).await? {
-                return Ok(Kept::Ours(ttl));
+            if let Written::Yes { life, .. } = self.store.put(key, &self.attrs, life, expect).await? {
+                return Ok(Kept::Ours(life));
             }
             // Written in between: look again.
         }
+    }
+
+    /// A reservation stays one, whoever writes it.
+    fn life_of(&self, lease: &Stored) -> Life {
+        if lease.reserved { Life::Reserved } else { Life::For(self.ttl) }
     }
 
     /// A lease is this host's by its public address (contract, section 2.4): IPv4's, or IPv6's where there is no IPv4.

@@ -10,10 +10,10 @@ use flannel_core::lease::LeaseAttrs;
 use flanneld::opts::Options;
 use flanneld::subnet::etcd::EtcdStore;
 use flanneld::subnet::memory::MemoryStore;
-use flanneld::subnet::store::{Expect, News, StoreError, SubnetStore, Written};
+use flanneld::subnet::store::{Expect, Life, News, StoreError, SubnetStore, Written};
 use futures_util::{Stream, StreamExt};
 
-const TTL: Duration = Duration::from_secs(86_400);
+const DAY: Life = Life::For(Duration::from_secs(86_400));
 
 fn key(text: &str) -> SubnetKey {
     text.parse().unwrap()
@@ -41,27 +41,33 @@ async fn contract(store: &impl SubnetStore) {
     let mut watch = Box::pin(store.watch(start).await.unwrap());
 
     // A write happens only if what it expects is true.
-    let Written::Yes { ttl, revision } = store.put(key("10.5.1.0-24"), &attrs(1), TTL, Expect::Absent).await.unwrap()
+    let Written::Yes { life, revision } = store.put(key("10.5.1.0-24"), &attrs(1), DAY, Expect::Absent).await.unwrap()
     else {
         panic!("the key was free")
     };
-    assert_eq!(ttl, TTL);
-    assert_eq!(store.put(key("10.5.1.0-24"), &attrs(2), TTL, Expect::Absent).await, Ok(Written::Raced));
+    assert_eq!(life, DAY);
+    assert_eq!(store.put(key("10.5.1.0-24"), &attrs(2), DAY, Expect::Absent).await, Ok(Written::Raced));
     let stored = store.get(key("10.5.1.0-24")).await.unwrap().unwrap();
     assert_eq!((&stored.attrs, stored.revision), (&Ok(attrs(1)), revision));
-    let renewed = store.put(key("10.5.1.0-24"), &attrs(1), TTL, Expect::Revision(revision)).await.unwrap();
+    let renewed = store.put(key("10.5.1.0-24"), &attrs(1), DAY, Expect::Revision(revision)).await.unwrap();
     let Written::Yes { revision: newer, .. } = renewed else { panic!("nobody wrote in between") };
     assert!(newer > revision);
-    let stale = store.put(key("10.5.1.0-24"), &attrs(3), TTL, Expect::Revision(revision)).await;
+    let stale = store.put(key("10.5.1.0-24"), &attrs(3), DAY, Expect::Revision(revision)).await;
     assert_eq!(stale, Ok(Written::Raced));
 
     // So does a removal.
     assert_eq!(store.delete(key("10.5.1.0-24"), revision).await, Ok(false));
     assert_eq!(store.delete(key("10.5.1.0-24"), newer).await, Ok(true));
     assert_eq!(store.delete(key("10.5.1.0-24"), newer).await, Ok(false));
-    store.put(key("10.5.2.0-24"), &attrs(2), TTL, Expect::Absent).await.unwrap();
+    store.put(key("10.5.2.0-24"), &attrs(2), DAY, Expect::Absent).await.unwrap();
     let (leases, _) = store.list().await.unwrap();
     assert_eq!(leases.iter().map(|l| l.key).collect::<Vec<_>>(), [key("10.5.2.0-24")]);
+
+    // A reservation is told from a lease that ends.
+    assert!(!leases[0].reserved);
+    let forever = store.put(key("10.5.3.0-24"), &attrs(3), Life::Reserved, Expect::Absent).await.unwrap();
+    assert!(matches!(forever, Written::Yes { life: Life::Reserved, .. }));
+    assert!(store.get(key("10.5.3.0-24")).await.unwrap().unwrap().reserved);
 
     // A watch tells all of it, in order, and nothing that did not happen.
     for host in [1, 1] {
@@ -99,7 +105,7 @@ async fn a_forgotten_past_is_told_as_compacted_by_both() {
     };
     async fn write_twice(store: &impl SubnetStore) {
         for net in ["10.5.1.0-24", "10.5.2.0-24", "10.5.3.0-24"] {
-            store.put(key(net), &attrs(1), TTL, Expect::Absent).await.unwrap();
+            store.put(key(net), &attrs(1), DAY, Expect::Absent).await.unwrap();
         }
     }
     let (_, before_memory) = memory.list().await.unwrap();

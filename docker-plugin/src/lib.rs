@@ -1,1 +1,22 @@
-//! Placeholder.
+//! A Docker plugin over flannel: `docker network create -d flannel --ipam-driver flannel NAME` makes a network out of
+//! the host's flannel lease.
+//!
+//! Docker speaks HTTP over a unix socket to us ([`server`], [`api`]). A network is a bridge with the lease's first
+//! address, an endpoint is a veth pair from that bridge into the container ([`driver`], [`links`]), and the packet
+//! filter is told to let them through ([`firewall`]). flanneld carries packets between the hosts; all we know of it is
+//! the file it writes ([`lease`]). What Docker tells us is remembered on disk ([`state`]).
+
+pub mod address;
+pub mod api;
+pub mod driver;
+pub mod engine;
+pub mod error;
+pub mod firewall;
+pub mod lease;
+pub mod links;
+pub mod names;
+pub mod opts;
+pub mod pool;
+pub mod server;
+pub mod socket;
+pub mod state;

@@ -17,7 +17,7 @@
 //! [`Lab`] is dropped, after a panic too; what a killed test process left behind goes when the next lab starts. No
 //! interface, address or rule is ever made in the caller's own namespace.
 //!
-//! Not isolated: the kernel's module list, `/run/xtables.lock` and the two cores all labs share.
+//! Not isolated: the kernel's module list, `/run/xtables.lock` and the cores all labs share.
 
 mod command;
 mod diagnose;

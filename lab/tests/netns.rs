@@ -83,6 +83,28 @@ fn etcd_keeps_its_keys_and_leases_over_a_restart() {
     });
 }
 
+/// A test process that was killed leaves namespaces and files; the next lab removes them, and only them.
+#[test]
+fn leftovers_of_the_dead_go_with_the_next_lab() {
+    let ended = Lab::flat(0).unwrap();
+    let mut child = ended.switch().command("true").spawn().unwrap();
+    let (dead, alive) = (child.id(), std::process::id());
+    child.wait().unwrap();
+    let files = |pid: u32| std::env::temp_dir().join(format!("fllab-{pid}-9-test"));
+    for pid in [dead, alive] {
+        std::fs::create_dir(files(pid)).unwrap();
+    }
+    let other = std::env::temp_dir().join(format!("fllab-x{dead}-9-test"));
+    std::fs::create_dir(&other).unwrap();
+    drop(Lab::without_etcd(&[]).unwrap());
+    let seen = (files(dead).exists(), files(alive).exists(), other.exists());
+    for path in [files(alive), other] {
+        std::fs::remove_dir(path).unwrap();
+    }
+    assert_eq!(seen, (false, true, true));
+    ended.etcd().list("/").unwrap();
+}
+
 #[test]
 fn nothing_stays_behind() {
     let lab = Lab::flat(1).unwrap();

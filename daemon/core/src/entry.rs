@@ -161,6 +161,11 @@ impl Table {
         }
     }
 
+    /// Whether another entry stands in this one's slot.
+    pub fn holds_another(&self, entry: &Entry) -> bool {
+        self.0.get(&entry.slot()).is_some_and(|stands| stands != entry)
+    }
+
     /// The entries in the order of programming.
     pub fn iter(&self) -> impl DoubleEndedIterator<Item = &Entry> {
         self.0.values()

@@ -1,43 +1,46 @@
 //! When a lease is to be renewed.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-/// How long after a failed renewal the next is tried (contract, section 2.5: upstream's minute).
+/// How long after a failed renewal the next is tried (contract, section 2.5: upstream's minute), unless the lease is
+/// so short that this would be most of it.
 const RETRY: Duration = Duration::from_secs(60);
 
-/// The clock of one lease; time is passed in.
+/// The clock of one lease. Time is passed in, as what has gone by since some fixed moment.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Renewal {
-    expires: Instant,
+    ttl: Duration,
+    expires: Duration,
     margin: Duration,
-    due: Instant,
+    due: Duration,
 }
 
 impl Renewal {
-    /// A lease taken at `now` that lives for `ttl`, to be renewed `margin` before its end.
-    pub fn new(now: Instant, ttl: Duration, margin: Duration) -> Self {
+    /// A lease taken at `now` that lives for `ttl`, to be renewed `margin` before its end, or half-way if that comes
+    /// later.
+    pub fn new(now: Duration, ttl: Duration, margin: Duration) -> Self {
         let expires = now + ttl;
-        Self { expires, margin, due: expires.checked_sub(margin).unwrap_or(now).max(now) }
+        Self { ttl, expires, margin, due: expires - margin.min(ttl / 2) }
     }
 
     /// When to renew.
-    pub fn due(&self) -> Instant {
+    pub fn due(&self) -> Duration {
         self.due
     }
 
     /// When the lease ends unless renewed.
-    pub fn expires(&self) -> Instant {
+    pub fn expires(&self) -> Duration {
         self.expires
     }
 
     /// The lease was renewed for `ttl`.
-    pub fn renewed(&mut self, now: Instant, ttl: Duration) {
+    pub fn renewed(&mut self, now: Duration, ttl: Duration) {
         *self = Self::new(now, ttl, self.margin);
     }
 
-    /// The renewal failed and is tried again in a minute.
-    pub fn failed(&mut self, now: Instant) {
-        self.due = now + RETRY;
+    /// The renewal failed and is tried again.
+    pub fn failed(&mut self, now: Duration) {
+        self.due = now + RETRY.min(self.ttl / 5);
     }
 }
 
@@ -49,7 +52,7 @@ mod tests {
 
     #[test]
     fn renews_a_margin_before_the_end_and_every_minute_after_a_failure() {
-        let now = Instant::now();
+        let now = 100 * HOUR;
         let mut renewal = Renewal::new(now, 24 * HOUR, HOUR);
         assert_eq!(renewal.due(), now + 23 * HOUR);
         renewal.failed(now + 23 * HOUR);
@@ -60,8 +63,11 @@ mod tests {
     }
 
     #[test]
-    fn a_lease_shorter_than_the_margin_is_due_at_once() {
-        let now = Instant::now();
-        assert_eq!(Renewal::new(now, HOUR / 2, HOUR).due(), now);
+    fn a_lease_shorter_than_the_margin_is_due_half_way() {
+        let now = 100 * HOUR;
+        let mut renewal = Renewal::new(now, HOUR / 60, HOUR);
+        assert_eq!(renewal.due(), now + HOUR / 120);
+        renewal.failed(now);
+        assert_eq!(renewal.due(), now + HOUR / 300);
     }
 }

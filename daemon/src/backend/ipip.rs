@@ -16,9 +16,9 @@ use flannel_core::name::IfName;
 
 use super::{Backend, Reach, base, host_gw, setup};
 use crate::error::Error;
-use crate::kernel::Scope;
 use crate::kernel::ipip::IpipSpec;
 use crate::kernel::netlink::Netlink;
+use crate::kernel::{KernelError, Scope};
 use crate::uplink::ExternalInterface;
 
 const NAME: &str = "flannel.ipip";
@@ -30,6 +30,8 @@ pub struct Prepared {
     spec: IpipSpec,
     uplink: LinkIndex,
     direct_routing: bool,
+    /// The device of the last attaching.
+    made: Option<LinkIndex>,
 }
 
 impl Prepared {
@@ -45,17 +47,26 @@ impl Prepared {
         let name = IfName::new(NAME).map_err(|e| fail(e.to_string()))?;
         let spec = IpipSpec { name, local: v4.own, mtu: uplink.mtu.saturating_sub(OVERHEAD) };
         kernel.ensure_ipip(&spec).await.map_err(setup("ipip"))?;
-        Ok(Self { spec, uplink: uplink.index, direct_routing: options.direct_routing })
+        Ok(Self { spec, uplink: uplink.index, direct_routing: options.direct_routing, made: None })
     }
 
     /// Gives the device its address; makes it again if it was lost.
-    pub async fn attach(&self, kernel: &Netlink, config: &NetworkConfig, lease: SubnetKey) -> Result<Ipip, Error> {
+    pub async fn attach(&mut self, kernel: &Netlink, config: &NetworkConfig, lease: SubnetKey) -> Result<Ipip, Error> {
         let (Some(range), Some(subnet)) = (config.v4, lease.v4()) else {
             return Err(Error::Setup { backend: "ipip", reason: "the lease has no IPv4 subnet".into() });
         };
         let link = kernel.ensure_ipip(&self.spec).await.map_err(setup("ipip"))?;
         kernel.ensure_address(link, base(subnet.into()), range.network).await.map_err(setup("ipip"))?;
-        Ok(Ipip { link, uplink: self.uplink, mtu: self.spec.mtu, direct: self.direct_routing.then_some(range) })
+        self.made = Some(link);
+        Ok(Ipip { link, uplink: self.uplink, mtu: self.spec.mtu, range, direct: self.direct_routing })
+    }
+
+    /// Whether the device is still that of the last attaching.
+    pub async fn stands(&self, kernel: &Netlink) -> Result<bool, KernelError> {
+        match self.made {
+            Some(made) => kernel.device_stands(&self.spec.name, made).await,
+            None => Ok(true),
+        }
     }
 }
 
@@ -65,8 +76,9 @@ pub struct Ipip {
     link: LinkIndex,
     uplink: LinkIndex,
     mtu: u32,
-    /// With DirectRouting, the range whose subnets may be routed on the external interface.
-    direct: Option<Range>,
+    range: Range,
+    /// DirectRouting.
+    direct: bool,
 }
 
 impl Backend for Ipip {
@@ -74,12 +86,13 @@ impl Backend for Ipip {
         self.mtu
     }
 
+    /// Routes on the external interface are those of DirectRouting, or of an earlier run with host-gw.
     fn scope(&self) -> Scope {
-        Scope { owned: vec![self.link], shared: self.direct.map(|range| (self.uplink, vec![range])), peers: false }
+        Scope { owned: vec![self.link], shared: Some((self.uplink, vec![self.range])), peers: false }
     }
 
     fn wants_reach(&self) -> bool {
-        self.direct.is_some()
+        self.direct
     }
 
     fn entries(&self, remote: &Lease, reach: Reach) -> Result<Vec<Entry>, BadLease> {
@@ -87,7 +100,7 @@ impl Backend for Ipip {
             return Ok(Vec::new());
         };
         let dst = IpNet::V4(subnet);
-        if self.direct.is_some() && reach.on_link(&dst) {
+        if self.direct && reach.on_link(&dst) {
             return Ok(vec![host_gw::direct_route(remote, dst, self.uplink)?]);
         }
         let via = remote.attrs.public_ip;
@@ -105,7 +118,7 @@ mod tests {
 
     fn backend(direct: bool) -> Ipip {
         let range = NetworkConfig::parse(r#"{"Network":"10.5.0.0/16"}"#).unwrap().v4.unwrap();
-        Ipip { link: LinkIndex(4), uplink: LinkIndex(2), mtu: 1480, direct: direct.then_some(range) }
+        Ipip { link: LinkIndex(4), uplink: LinkIndex(2), mtu: 1480, range, direct }
     }
 
     fn lease(value: &str) -> Lease {
@@ -124,7 +137,7 @@ mod tests {
         let on_link = Reach { v4_on_link: true, v6_on_link: false };
         let entries = backend(false).entries(&lease(REMOTE), on_link).unwrap();
         assert_eq!(entries, [route(4, true)]);
-        assert_eq!(backend(false).scope(), Scope { owned: vec![LinkIndex(4)], shared: None, peers: false });
+        assert_eq!(backend(false).scope().owned, [LinkIndex(4)]);
     }
 
     #[test]

@@ -7,6 +7,7 @@
 //! address of the remote host. So nothing is learned, nothing is flooded, and traffic goes on without the daemon.
 
 use std::net::IpAddr;
+use std::path::PathBuf;
 
 use flannel_core::backend_config::Vxlan as Options;
 use flannel_core::config::{NetworkConfig, Range};
@@ -18,8 +19,9 @@ use flannel_core::name::{IfName, Mac};
 
 use super::{Backend, Reach, base, host_gw};
 use crate::kernel::netlink::Netlink;
-use crate::kernel::vxlan::VxlanSpec;
-use crate::kernel::{Fault, KernelError, Scope};
+use crate::kernel::vxlan::{MacPolicy, VxlanSpec};
+use crate::kernel::{Fault, KernelError, Scope, offload};
+use crate::ready;
 use crate::uplink::ExternalInterface;
 
 /// An address family; each has a device of its own.
@@ -60,24 +62,44 @@ pub struct Prepared {
     vteps: Vec<(Family, VxlanSpec)>,
     uplink: LinkIndex,
     direct_routing: bool,
+    tx_checksum: Option<bool>,
+    made: Vec<(Family, LinkIndex)>,
 }
 
 impl Prepared {
     /// Makes or adopts the devices, because the lease needs their MAC addresses.
-    pub async fn new(kernel: &Netlink, options: &Options, uplink: &ExternalInterface) -> Result<Self, KernelError> {
+    /// A device that is not there gets the MAC address of an earlier run, which `host.macs` remembers across reboots, so
+    /// that the other hosts need not learn a new one.
+    pub async fn new(
+        kernel: &Netlink,
+        options: &Options,
+        uplink: &ExternalInterface,
+        host: VtepOptions,
+    ) -> Result<Self, KernelError> {
         let v4 = uplink.v4.map(|a| (Family::V4, IpAddr::V4(a.public)));
         let v6 = uplink.v6.map(|a| (Family::V6, IpAddr::V6(a.public)));
         let mut vteps = Vec::new();
         for (family, local) in v4.into_iter().chain(v6) {
             let mut spec = spec(family, options, uplink, local)?;
-            let there = kernel.ensure_vxlan(&spec).await?.mac;
+            let remembered = host.macs.read(&spec.name, local);
+            spec.mac = remembered.unwrap_or(spec.mac);
+            let there = kernel.ensure_vxlan(&spec, MacPolicy::Adopt).await?.mac;
             if there != spec.mac {
                 tracing::info!("device {} of an earlier run keeps its MAC {there}", spec.name);
                 spec.mac = there;
             }
+            if remembered != Some(there) {
+                host.macs.write(&spec.name, local, there);
+            }
             vteps.push((family, spec));
         }
-        Ok(Self { vteps, uplink: uplink.index, direct_routing: options.direct_routing })
+        Ok(Self {
+            vteps,
+            uplink: uplink.index,
+            direct_routing: options.direct_routing,
+            tx_checksum: host.tx_checksum,
+            made: Vec::new(),
+        })
     }
 
     /// What the lease says about the VTEP of a family.
@@ -88,15 +110,18 @@ impl Prepared {
 
     /// Gives the devices their addresses; makes them again, with the same MAC, if they were lost.
     pub async fn attach(
-        &self,
+        &mut self,
         kernel: &Netlink,
         config: &NetworkConfig,
         lease: SubnetKey,
     ) -> Result<Vxlan, KernelError> {
         let mut links = Vec::new();
         for (family, spec) in &self.vteps {
-            let device = kernel.ensure_vxlan(spec).await?;
+            let device = kernel.ensure_vxlan(spec, MacPolicy::Insist).await?;
             accept_no_router_advertisements(&spec.name);
+            if let Some(on) = self.tx_checksum {
+                offload::set_tx_checksum(&spec.name, on).await?;
+            }
             for range in config.ranges().filter(|range| Family::of(&range.network) == *family) {
                 if let Some(subnet) = lease.net_like(&range.network) {
                     kernel.ensure_address(device.index, base(subnet), range.network).await?;
@@ -104,13 +129,70 @@ impl Prepared {
             }
             links.push((*family, device.index));
         }
+        self.made = links.clone();
         Ok(Vxlan {
             links,
             uplink: self.uplink,
             // Containers have one MTU for both families, so the smaller device decides.
             mtu: self.vteps.iter().map(|(_, spec)| spec.mtu).min().unwrap_or_default(),
-            direct: self.direct_routing.then(|| config.ranges().copied().collect()),
+            ranges: config.ranges().copied().collect(),
+            direct: self.direct_routing,
         })
+    }
+}
+
+impl Prepared {
+    /// Whether the devices are still those of the last attaching, with the MAC addresses the other hosts know.
+    pub async fn stands(&self, kernel: &Netlink) -> Result<bool, KernelError> {
+        for ((_, spec), (_, made)) in self.vteps.iter().zip(&self.made) {
+            if !kernel.vxlan_stands(spec, *made).await? {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+}
+
+/// What a host's flags say about its VTEPs.
+#[derive(Debug, Clone)]
+pub struct VtepOptions {
+    /// Where their MAC addresses are remembered.
+    pub macs: MacFiles,
+    /// Switch their checksum offload on or off.
+    pub tx_checksum: Option<bool>,
+}
+
+/// Where MAC addresses outlive a reboot: a file for each device and public address. So a copied disk, whose host has
+/// another address, does not bring a second VTEP with the same MAC.
+#[derive(Debug, Clone)]
+pub struct MacFiles(pub PathBuf);
+
+impl MacFiles {
+    fn path(&self, device: &IfName, local: IpAddr) -> PathBuf {
+        self.0.join(format!("{device}-{local}.mac"))
+    }
+
+    fn read(&self, device: &IfName, local: IpAddr) -> Option<Mac> {
+        let path = self.path(device, local);
+        let text = std::fs::read_to_string(&path).ok()?;
+        match text.trim().parse::<Mac>() {
+            Ok(mac) if mac.is_unicast() => Some(mac),
+            _ => {
+                tracing::warn!("{} holds no MAC address of a host: it is written anew", path.display());
+                None
+            }
+        }
+    }
+
+    /// Not being able to remember is no reason not to go on.
+    fn write(&self, device: &IfName, local: IpAddr, mac: Mac) {
+        let path = self.path(device, local);
+        if let Err(error) = ready::write_file(&path, &format!("{mac}\n")) {
+            tracing::warn!(
+                "flag -state-dir: can't write {}: {error}; after a reboot {device} gets a new MAC",
+                path.display()
+            );
+        }
     }
 }
 
@@ -159,8 +241,10 @@ pub struct Vxlan {
     links: Vec<(Family, LinkIndex)>,
     uplink: LinkIndex,
     mtu: u32,
-    /// With DirectRouting, the ranges whose subnets may be routed on the external interface.
-    direct: Option<Vec<Range>>,
+    /// The ranges whose subnets have routes on the external interface with DirectRouting, or may have them still from
+    /// an earlier run with host-gw.
+    ranges: Vec<Range>,
+    direct: bool,
 }
 
 impl Vxlan {
@@ -189,11 +273,11 @@ impl Backend for Vxlan {
 
     fn scope(&self) -> Scope {
         let owned = self.links.iter().map(|(_, link)| *link).collect();
-        Scope { owned, shared: self.direct.clone().map(|ranges| (self.uplink, ranges)), peers: false }
+        Scope { owned, shared: Some((self.uplink, self.ranges.clone())), peers: false }
     }
 
     fn wants_reach(&self) -> bool {
-        self.direct.is_some()
+        self.direct
     }
 
     /// A lease may have fewer families than we, or more: what both have is connected.
@@ -206,7 +290,7 @@ impl Backend for Vxlan {
             let Some((_, link)) = self.links.iter().find(|(family, _)| *family == Family::of(&subnet)) else {
                 continue;
             };
-            if self.direct.is_some() && reach.on_link(&subnet) {
+            if self.direct && reach.on_link(&subnet) {
                 entries.push(host_gw::direct_route(remote, subnet, self.uplink)?);
             } else {
                 entries.extend(self.entries_of(remote, subnet, *link)?);
@@ -226,7 +310,7 @@ mod tests {
 
     fn backend(families: &[Family], direct: bool) -> Vxlan {
         let links = families.iter().map(|f| (*f, LinkIndex(if *f == Family::V4 { 4 } else { 6 }))).collect();
-        Vxlan { links, uplink: LinkIndex(2), mtu: 1450, direct: direct.then(Vec::new) }
+        Vxlan { links, uplink: LinkIndex(2), mtu: 1450, ranges: Vec::new(), direct }
     }
 
     /// parity: goldens/dualstack-vxlan/etcd-get-prefix.txt
@@ -283,6 +367,20 @@ mod tests {
         assert_eq!(texts(&entries)[0], "route 10.5.51.0/24 via 172.31.77.2");
         assert_eq!(entries.len(), 4);
         assert_eq!(direct.entries(&lease(V4_ONLY), Reach::default()).unwrap().len(), 3);
+    }
+
+    #[test]
+    fn a_mac_is_remembered_for_its_device_and_address_alone() {
+        let root = tempfile::tempdir().unwrap();
+        let macs = MacFiles(root.path().join("state"));
+        let device = IfName::new("flannel.1").unwrap();
+        let [here, elsewhere]: [IpAddr; 2] = [[192, 0, 2, 1].into(), [192, 0, 2, 2].into()];
+        assert_eq!(macs.read(&device, here), None);
+        let mac = Mac([2, 0, 0, 0, 0, 1]);
+        macs.write(&device, here, mac);
+        assert_eq!((macs.read(&device, here), macs.read(&device, elsewhere)), (Some(mac), None));
+        std::fs::write(macs.path(&device, here), "01:00:00:00:00:00").unwrap();
+        assert_eq!(macs.read(&device, here), None);
     }
 
     #[test]

@@ -11,7 +11,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 
 use flannel_core::backend_config::{Mode, Wireguard as Options};
-use flannel_core::config::NetworkConfig;
+use flannel_core::config::{NetworkConfig, Range};
 use flannel_core::entry::{Entry, LinkIndex, Peer, Route};
 use flannel_core::key::SubnetKey;
 use flannel_core::lease::{BadLease, Lease};
@@ -20,9 +20,9 @@ use flannel_core::wireguard::{PublicKey, Secret, WireguardData};
 
 use super::{Backend, Reach, base, setup, without};
 use crate::error::Error;
-use crate::kernel::Scope;
 use crate::kernel::netlink::Netlink;
 use crate::kernel::wireguard::WireguardSpec;
+use crate::kernel::{KernelError, Scope};
 use crate::uplink::ExternalInterface;
 
 mod key;
@@ -49,6 +49,9 @@ pub struct Prepared {
     public_key: PublicKey,
     options: Options,
     own: Own,
+    uplink: LinkIndex,
+    /// The devices of the last attaching.
+    made: Vec<LinkIndex>,
 }
 
 /// How this host is reached.
@@ -74,7 +77,15 @@ impl Prepared {
         }
         let path = std::env::var_os(KEY_FILE_VARIABLE).filter(|p| !p.is_empty());
         let key = key::ensure(&path.map_or_else(|| PathBuf::from(KEY_FILE), PathBuf::from)).map_err(fail)?;
-        Ok(Self { devices, key, public_key: key::public(key), options: options.clone(), own })
+        Ok(Self {
+            devices,
+            key,
+            public_key: key::public(key),
+            options: options.clone(),
+            own,
+            uplink: uplink.index,
+            made: Vec::new(),
+        })
     }
 
     /// What the lease says for IPv4 or IPv6.
@@ -83,7 +94,12 @@ impl Prepared {
     }
 
     /// Gives the devices key, port and addresses; makes them again if they were lost.
-    pub async fn attach(&self, kernel: &Netlink, config: &NetworkConfig, lease: SubnetKey) -> Result<Wireguard, Error> {
+    pub async fn attach(
+        &mut self,
+        kernel: &Netlink,
+        config: &NetworkConfig,
+        lease: SubnetKey,
+    ) -> Result<Wireguard, Error> {
         let mut links = Vec::new();
         let mut routes = Vec::new();
         for device in &self.devices {
@@ -98,8 +114,20 @@ impl Prepared {
             }
             links.push(Tunnel { link, v4: device.v4, v6: device.v6 });
         }
+        self.made = links.iter().map(|t| t.link).collect();
+        let shared = Some((self.uplink, config.ranges().copied().collect()));
         let mtu = self.devices.iter().map(|d| d.spec.mtu).min().unwrap_or_default();
-        Ok(Wireguard { links, routes, mtu, options: self.options.clone(), own: self.own })
+        Ok(Wireguard { links, shared, routes, mtu, options: self.options.clone(), own: self.own })
+    }
+
+    /// Whether the devices are still those of the last attaching.
+    pub async fn stands(&self, kernel: &Netlink) -> Result<bool, KernelError> {
+        for (device, made) in self.devices.iter().zip(&self.made) {
+            if !kernel.device_stands(&device.spec.name, *made).await? {
+                return Ok(false);
+            }
+        }
+        Ok(true)
     }
 
     /// Removes the devices.
@@ -156,6 +184,8 @@ struct Tunnel {
 #[derive(Debug, Clone)]
 pub struct Wireguard {
     links: Vec<Tunnel>,
+    /// Where routes of an earlier run with host-gw may be; they would go before ours.
+    shared: Option<(LinkIndex, Vec<Range>)>,
     routes: Vec<Entry>,
     mtu: u32,
     options: Options,
@@ -219,7 +249,7 @@ impl Backend for Wireguard {
     }
 
     fn scope(&self) -> Scope {
-        Scope { owned: self.links.iter().map(|t| t.link).collect(), shared: None, peers: true }
+        Scope { owned: self.links.iter().map(|t| t.link).collect(), shared: self.shared.clone(), peers: true }
     }
 
     fn standing(&self) -> Vec<Entry> {

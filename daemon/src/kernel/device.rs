@@ -7,7 +7,7 @@ use flannel_core::ipnet::IpNet;
 use flannel_core::name::IfName;
 use rtnetlink::LinkUnspec;
 use rtnetlink::packet_route::address::{AddressAttribute, AddressMessage};
-use rtnetlink::packet_route::link::{LinkAttribute, LinkMessage};
+use rtnetlink::packet_route::link::{LinkAttribute, LinkFlags, LinkMessage};
 
 use super::netlink::{Netlink, collect, refused};
 use super::{Fault, KernelError};
@@ -46,6 +46,19 @@ impl Netlink {
             self.handle.address().add(link.0, own.addr(), own.prefix_len()).execute().await.map_err(refused(what))?;
         }
         self.set_up(link).await
+    }
+
+    /// Whether a device has an address of one of these networks.
+    pub(super) async fn has_address_in(&self, link: LinkIndex, networks: &[IpNet]) -> Result<bool, KernelError> {
+        let request = self.handle.address().get().set_link_index_filter(link.0);
+        let messages = collect(request.execute(), || format!("list the addresses of device {}", link.0)).await?;
+        Ok(messages.iter().filter_map(address).any(|own| networks.iter().any(|net| net.contains(&own.addr()))))
+    }
+
+    /// Whether a device of this name is still the one that was made, and up.
+    pub async fn device_stands(&self, name: &IfName, made: LinkIndex) -> Result<bool, KernelError> {
+        let link = self.link(name).await?;
+        Ok(link.is_some_and(|l| l.header.index == made.0 && l.header.flags.contains(LinkFlags::Up)))
     }
 
     async fn set_up(&self, link: LinkIndex) -> Result<(), KernelError> {

@@ -83,7 +83,7 @@ fn message(spec: &IpipSpec) -> LinkMessage {
 }
 
 /// The attributes of an ipip tunnel; nothing for another kind of device.
-fn tunnel(link: &LinkMessage) -> Option<&[InfoIpTunnel]> {
+pub(super) fn tunnel(link: &LinkMessage) -> Option<&[InfoIpTunnel]> {
     let parts = link.attributes.iter().find_map(|a| match a {
         LinkAttribute::LinkInfo(parts) => Some(parts),
         _ => None,

@@ -1,22 +1,26 @@
 //! News of the kernel: something of ours may have been taken away.
 
-use flannel_core::entry::LinkIndex;
+use flannel_core::entry::{Entry, LinkIndex};
 use futures_util::StreamExt;
 use rtnetlink::MulticastGroup;
 use rtnetlink::packet_core::NetlinkPayload;
 use rtnetlink::packet_route::link::LinkFlags;
 use rtnetlink::packet_route::{AddressFamily, RouteNetlinkMessage};
 
-use super::netlink::output;
+use super::netlink::{output, read_neighbour, read_route};
 use super::{Fault, KernelError};
 
-/// A loss that calls for a look at what stands.
+/// News that may call for a look at what stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Loss {
     /// A device is gone.
     Link(LinkIndex),
-    /// A route, neighbour or forwarding record of this device is gone.
-    Entry(LinkIndex),
+    /// A route of this device is gone, or all of them may be.
+    Route(LinkIndex),
+    /// A neighbour or forwarding record of this device is gone.
+    Neighbour(LinkIndex),
+    /// This stands now, perhaps in the place of something of ours.
+    Stands(Entry),
     /// The kernel said more than was read: anything may have gone.
     Unknown,
 }
@@ -71,13 +75,19 @@ fn loss(payload: &NetlinkPayload<RouteNetlinkMessage>) -> Option<Loss> {
         // A device that goes down takes its routes along without a word about each; one that comes up has none.
         NetlinkPayload::InnerMessage(RouteNetlinkMessage::NewLink(link)) => {
             let index = LinkIndex(link.header.index);
-            Some(if link.header.flags.contains(LinkFlags::Up) { Loss::Entry(index) } else { Loss::Link(index) })
+            Some(if link.header.flags.contains(LinkFlags::Up) { Loss::Route(index) } else { Loss::Link(index) })
         }
         NetlinkPayload::InnerMessage(RouteNetlinkMessage::DelRoute(route)) => {
-            output(route).map(|index| Loss::Entry(LinkIndex(index)))
+            output(route).map(|index| Loss::Route(LinkIndex(index)))
+        }
+        NetlinkPayload::InnerMessage(RouteNetlinkMessage::NewRoute(route)) => {
+            read_route(route).map(|route| Loss::Stands(Entry::Route(route)))
+        }
+        NetlinkPayload::InnerMessage(RouteNetlinkMessage::NewNeighbour(neighbour)) => {
+            read_neighbour(neighbour).map(Loss::Stands)
         }
         NetlinkPayload::InnerMessage(RouteNetlinkMessage::DelNeighbour(neighbour)) => {
-            Some(Loss::Entry(LinkIndex(neighbour.header.ifindex)))
+            Some(Loss::Neighbour(LinkIndex(neighbour.header.ifindex)))
         }
         NetlinkPayload::Overrun(_) => Some(Loss::Unknown),
         _ => None,

@@ -81,6 +81,31 @@ impl Netlink {
     }
 }
 
+/// Behind every other route: a bridge or device that has the subnet wins, also one that comes later.
+const BLACKHOLE_METRIC: u32 = 1 << 30;
+
+impl Netlink {
+    /// Makes packets to a subnet end here where no other route has them.
+    pub async fn ensure_blackhole(&self, subnet: IpNet) -> Result<(), KernelError> {
+        let mut message = match subnet {
+            IpNet::V4(net) => {
+                RouteMessageBuilder::<Ipv4Addr>::new().destination_prefix(net.addr(), net.prefix_len()).build()
+            }
+            IpNet::V6(net) => {
+                RouteMessageBuilder::<Ipv6Addr>::new().destination_prefix(net.addr(), net.prefix_len()).build()
+            }
+        };
+        message.header.protocol = RouteProtocol::Boot;
+        message.header.kind = RouteType::BlackHole;
+        message.attributes.push(RouteAttribute::Priority(BLACKHOLE_METRIC));
+        let put = self.handle.route().add(message).execute().await;
+        match put.map_err(refused(|| format!("put a blackhole route for {subnet}"))) {
+            Err(error) if error.fault == Fault::Exists => Ok(()),
+            other => other,
+        }
+    }
+}
+
 impl Kernel for Netlink {
     async fn put(&self, entry: &Entry) -> Result<(), KernelError> {
         let what = || format!("put {entry}");
@@ -200,15 +225,21 @@ fn route_message(route: &Route) -> RouteMessage {
     message
 }
 
-/// A route that is ours by the scope; on a shared device only as we and upstream write them.
-fn route_entry(message: &RouteMessage, scope: &Scope) -> Option<Entry> {
-    let link = LinkIndex(output(message)?);
+/// A route of the main table, whosever it is; of no device (0) where it has none, as a blackhole.
+pub(super) fn read_route(message: &RouteMessage) -> Option<Route> {
     let route = Route {
         dst: destination(message)?,
         via: gateway(message),
-        link,
+        link: LinkIndex(output(message).unwrap_or(0)),
         onlink: message.header.flags.contains(RouteFlags::Onlink),
     };
+    (table(message) == u32::from(RouteHeader::RT_TABLE_MAIN)).then_some(route)
+}
+
+/// A route that is ours by the scope; on a shared device only as we and upstream write them.
+fn route_entry(message: &RouteMessage, scope: &Scope) -> Option<Entry> {
+    let route = read_route(message)?;
+    let link = route.link;
     let usual = message.header.kind == RouteType::Unicast && message.header.protocol != RouteProtocol::Kernel;
     let ours = scope.owned.contains(&link)
         || scope.shared.as_ref().is_some_and(|(shared, ranges)| {
@@ -223,10 +254,14 @@ fn route_entry(message: &RouteMessage, scope: &Scope) -> Option<Entry> {
 }
 
 fn neighbour_entry(message: &NeighbourMessage, scope: &Scope) -> Option<Entry> {
+    let ours = scope.owned.contains(&LinkIndex(message.header.ifindex));
+    let permanent = matches!(message.header.state, NeighbourState::Permanent);
+    read_neighbour(message).filter(|_| ours && permanent)
+}
+
+/// A neighbour or forwarding record, whosever it is.
+pub(super) fn read_neighbour(message: &NeighbourMessage) -> Option<Entry> {
     let link = LinkIndex(message.header.ifindex);
-    if !scope.owned.contains(&link) || !matches!(message.header.state, NeighbourState::Permanent) {
-        return None;
-    }
     let mac = message.attributes.iter().find_map(|a| match a {
         NeighbourAttribute::LinkLayerAddress(bytes) => Mac::from_slice(bytes),
         _ => None,
@@ -234,12 +269,21 @@ fn neighbour_entry(message: &NeighbourMessage, scope: &Scope) -> Option<Entry> {
     let ip = message.attributes.iter().find_map(|a| match a {
         NeighbourAttribute::Destination(NeighbourAddress::Inet(ip)) => Some(IpAddr::V4(*ip)),
         NeighbourAttribute::Destination(NeighbourAddress::Inet6(ip)) => Some(IpAddr::V6(*ip)),
+        // The family of a forwarding record is the bridge's: the length tells what the bytes are.
+        NeighbourAttribute::Destination(NeighbourAddress::Other(bytes)) => address(bytes),
         _ => None,
     })?;
     Some(match message.header.family {
         AddressFamily::Bridge => Entry::Fdb { link, mac, dst: ip },
         _ => Entry::Neigh { link, ip, mac },
     })
+}
+
+/// An IPv4 or IPv6 address by its length.
+fn address(bytes: &[u8]) -> Option<IpAddr> {
+    let v4 = || bytes.try_into().ok().map(|b: [u8; 4]| IpAddr::from(b));
+    let v6 = || bytes.try_into().ok().map(|b: [u8; 16]| IpAddr::from(b));
+    v4().or_else(v6)
 }
 
 pub(super) fn destination(message: &RouteMessage) -> Option<IpNet> {
@@ -347,6 +391,21 @@ mod tests {
         ] {
             assert_eq!(route_entry(&route_message(&ours), &shared()), Some(Entry::Route(ours)));
         }
+    }
+
+    #[test]
+    fn forwarding_records_are_read_though_their_family_is_the_bridges() {
+        let mac = Mac([0x7a, 0x3f, 0x56, 0x96, 0x72, 0x2e]);
+        let mut message = NeighbourMessage::default();
+        message.header.family = AddressFamily::Bridge;
+        message.header.ifindex = 9;
+        message.header.state = NeighbourState::Permanent;
+        message.attributes.push(NeighbourAttribute::LinkLayerAddress(mac.0.to_vec()));
+        message.attributes.push(NeighbourAttribute::Destination(NeighbourAddress::Other(vec![192, 0, 2, 7])));
+        let dst = Ipv4Addr::new(192, 0, 2, 7).into();
+        assert_eq!(neighbour_entry(&message, &shared()), Some(Entry::Fdb { link: LinkIndex(9), mac, dst }));
+        message.header.state = NeighbourState::Reachable;
+        assert_eq!(neighbour_entry(&message, &shared()), None, "learned, not ours");
     }
 
     #[test]

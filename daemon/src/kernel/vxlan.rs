@@ -3,12 +3,13 @@
 use std::net::IpAddr;
 
 use flannel_core::entry::LinkIndex;
+use flannel_core::ipnet::IpNet;
 use flannel_core::name::{IfName, Mac};
-use rtnetlink::packet_route::link::{InfoData, InfoKind, InfoVxlan, LinkAttribute, LinkInfo, LinkMessage};
-use rtnetlink::{LinkMessageBuilder, LinkVxlan};
+use rtnetlink::packet_route::link::{InfoData, InfoKind, InfoVxlan, LinkAttribute, LinkFlags, LinkInfo, LinkMessage};
+use rtnetlink::{LinkMessageBuilder, LinkUnspec, LinkVxlan};
 
-use super::netlink::{Netlink, refused};
-use super::{Fault, KernelError, device};
+use super::netlink::{Netlink, collect, refused};
+use super::{Fault, KernelError, device, ipip, wireguard};
 
 /// The UDP port the kernel takes when none is given (`vxlan.udp_port`; the IANA port 4789 came later).
 const KERNEL_PORT: u16 = 8472;
@@ -32,7 +33,7 @@ pub struct VxlanSpec {
     pub learning: bool,
     /// Group-based policy extension.
     pub gbp: bool,
-    /// The MAC address a new device gets. One that is adopted keeps its own.
+    /// The MAC address of a new device.
     pub mac: Mac,
 }
 
@@ -45,9 +46,18 @@ pub struct Vxlan {
     pub mac: Mac,
 }
 
+/// Which MAC address an existing device may have.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum MacPolicy {
+    /// Any: nobody was told one yet.
+    Adopt,
+    /// Only the one of the spec, which the other hosts were told.
+    Insist,
+}
+
 impl Netlink {
-    /// Adopts the device if it is as it should be, else makes it.
-    pub async fn ensure_vxlan(&self, spec: &VxlanSpec) -> Result<Vxlan, KernelError> {
+    /// Adopts the device if it is as it should be, else makes it so, or makes it anew.
+    pub async fn ensure_vxlan(&self, spec: &VxlanSpec, policy: MacPolicy) -> Result<Vxlan, KernelError> {
         let mut mac = spec.mac;
         if let Some(link) = self.link(&spec.name).await? {
             let there = read(&link);
@@ -57,11 +67,14 @@ impl Netlink {
                 if device::mtu(&link) != Some(spec.mtu) {
                     self.set_mtu(there.vxlan.index, spec.mtu).await?;
                 }
+                if there.vxlan.mac != spec.mac && policy == MacPolicy::Insist {
+                    return self.give_back_mac(spec, there.vxlan).await;
+                }
                 return Ok(there.vxlan);
             }
             tracing::warn!("device {} {}: making it anew", spec.name, differences.join(", "));
             // The other hosts know this address.
-            mac = there.map_or(mac, |there| there.vxlan.mac);
+            mac = there.filter(|_| policy == MacPolicy::Adopt).map_or(mac, |there| there.vxlan.mac);
             self.delete_link(LinkIndex(link.header.index), &spec.name).await?;
         }
         self.create(spec, mac).await?;
@@ -72,17 +85,47 @@ impl Netlink {
             reason: "it is not there".into(),
             fault: Fault::NotFound,
         })?;
-        if made.vxlan.mac != mac {
-            return Err(KernelError {
-                what: what(),
-                reason: format!(
-                    "its MAC {mac} was changed to {}; keep systemd-networkd and udev off it (MACAddressPolicy=none)",
-                    made.vxlan.mac
-                ),
-                fault: Fault::Other,
-            });
-        }
         Ok(made.vxlan)
+    }
+
+    /// Removes devices of an earlier run with another backend or VNI: their routes would go before ours. Such a device is
+    /// named as ours are and has an address of this network, so another flannel network's is left alone.
+    pub async fn remove_stale_devices(&self, keep: &[LinkIndex], networks: &[IpNet]) -> Result<(), KernelError> {
+        let links = collect(self.handle.link().get().execute(), || "list devices".into()).await?;
+        for link in &links {
+            let index = LinkIndex(link.header.index);
+            let Some(name) = device::name(link).and_then(|name| IfName::new(name).ok()) else { continue };
+            let starts = |starts: &[&str]| starts.iter().any(|start| name.as_str().starts_with(start));
+            let ours = (read(link).is_some() && starts(&["flannel.", "flannel-v6."]))
+                || (ipip::tunnel(link).is_some() && name.as_str() == "flannel.ipip")
+                || (wireguard::is_wireguard(link) && ["flannel-wg", "flannel-wg-v6"].contains(&name.as_str()));
+            if ours && !keep.contains(&index) && self.has_address_in(index, networks).await? {
+                tracing::info!("device {name} is of an earlier run with another backend or VNI: removing it");
+                self.delete_link(index, &name).await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether the device is still the one that was made, with the MAC address the other hosts know, and up.
+    pub async fn vxlan_stands(&self, spec: &VxlanSpec, made: LinkIndex) -> Result<bool, KernelError> {
+        let Some(link) = self.link(&spec.name).await? else { return Ok(false) };
+        let up = link.header.flags.contains(LinkFlags::Up);
+        Ok(up && read(&link).is_some_and(|there| there.vxlan == Vxlan { index: made, mac: spec.mac }))
+    }
+
+    async fn give_back_mac(&self, spec: &VxlanSpec, there: Vxlan) -> Result<Vxlan, KernelError> {
+        tracing::warn!(
+            "another program gave device {} the MAC {}: setting it back to {}, which the other hosts know; keep \
+             systemd-networkd and udev off it (MACAddressPolicy=none)",
+            spec.name,
+            there.mac,
+            spec.mac
+        );
+        let change = LinkUnspec::new_with_index(there.index.0).address(spec.mac.0.to_vec()).build();
+        let what = || format!("set the MAC of device {} to {}", spec.name, spec.mac);
+        self.handle.link().set(change).execute().await.map_err(refused(what))?;
+        Ok(Vxlan { mac: spec.mac, ..there })
     }
 
     async fn create(&self, spec: &VxlanSpec, mac: Mac) -> Result<(), KernelError> {

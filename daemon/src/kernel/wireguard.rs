@@ -192,7 +192,7 @@ fn device_message(spec: &WireguardSpec) -> LinkMessage {
     LinkWireguard::new(spec.name.as_str()).mtu(spec.mtu).build()
 }
 
-fn is_wireguard(link: &LinkMessage) -> bool {
+pub(super) fn is_wireguard(link: &LinkMessage) -> bool {
     let of_kind = |parts: &Vec<LinkInfo>| parts.iter().any(|p| matches!(p, LinkInfo::Kind(InfoKind::Wireguard)));
     link.attributes.iter().any(|a| matches!(a, LinkAttribute::LinkInfo(parts) if of_kind(parts)))
 }

@@ -17,7 +17,8 @@ use flannel_core::key::{SubnetKey, etcd_key};
 use flannel_core::lease::{BadLease, LeaseAttrs};
 use futures_util::{Stream, StreamExt, stream};
 
-use super::store::{Expect, News, Revision, StoreError, Stored, SubnetStore, Written};
+use super::store::{Expect, Life, News, Revision, StoreError, Stored, SubnetStore, Written};
+use crate::metrics::METRICS;
 use crate::opts::EtcdOptions;
 
 /// How long a connection may take to come up, and how long an answer may.
@@ -148,7 +149,7 @@ impl EtcdStore {
         let attrs = std::str::from_utf8(kv.value())
             .map_err(|_| BadLease("no UTF-8 text".into()))
             .and_then(LeaseAttrs::from_json);
-        Some(Stored { key, attrs, revision: Revision(kv.mod_revision()) })
+        Some(Stored { key, attrs, revision: Revision(kv.mod_revision()), reserved: kv.lease() == 0 })
     }
 
     fn subnet_key(&self, key: &[u8]) -> Option<SubnetKey> {
@@ -156,6 +157,7 @@ impl EtcdStore {
         match SubnetKey::from_etcd_key(&key) {
             Ok(key) => Some(key),
             Err(error) => {
+                METRICS.undecodable.inc();
                 if self.named.borrow_mut().insert(key.into_owned()) {
                     tracing::warn!("etcd key is skipped: {error}; delete it if nothing needs it");
                 }
@@ -202,31 +204,34 @@ impl SubnetStore for EtcdStore {
         Ok(response.kvs().first().and_then(|kv| self.stored(kv)))
     }
 
-    async fn put(
-        &self,
-        key: SubnetKey,
-        attrs: &LeaseAttrs,
-        ttl: Duration,
-        expect: Expect,
-    ) -> Result<Written, StoreError> {
+    async fn put(&self, key: SubnetKey, attrs: &LeaseAttrs, life: Life, expect: Expect) -> Result<Written, StoreError> {
         let (path, value) = (self.lease_key(key), attrs.to_json());
         let condition = match expect {
             Expect::Absent => Compare::version(path.as_str(), CompareOp::Equal, 0),
             Expect::Revision(Revision(at)) => Compare::mod_revision(path.as_str(), CompareOp::Equal, at),
         };
-        let seconds = i64::try_from(ttl.as_secs()).unwrap_or(i64::MAX);
         self.call(|mut client| {
             let (path, value, condition) = (path.clone(), value.clone(), condition.clone());
             async move {
-                let lease = client.lease_grant(seconds, None).await?;
-                let put = TxnOp::put(path, value, Some(PutOptions::new().with_lease(lease.id())));
+                let lease = match life {
+                    Life::For(ttl) => {
+                        let seconds = i64::try_from(ttl.as_secs()).unwrap_or(i64::MAX);
+                        Some(client.lease_grant(seconds, None).await?)
+                    }
+                    Life::Reserved => None,
+                };
+                let options = lease.as_ref().map(|lease| PutOptions::new().with_lease(lease.id()));
+                let put = TxnOp::put(path, value, options);
                 let response = client.txn(Txn::new().when([condition]).and_then([put])).await?;
                 if !response.succeeded() {
-                    client.lease_revoke(lease.id()).await?;
+                    if let Some(lease) = lease {
+                        client.lease_revoke(lease.id()).await?;
+                    }
                     return Ok(Written::Raced);
                 }
+                let granted = lease.map(|lease| Life::For(Duration::from_secs(lease.ttl().unsigned_abs())));
                 let revision = Revision(response.header().map_or(0, etcd_client::ResponseHeader::revision));
-                Ok(Written::Yes { ttl: Duration::from_secs(lease.ttl().unsigned_abs()), revision })
+                Ok(Written::Yes { life: granted.unwrap_or(Life::Reserved), revision })
             }
         })
         .await

@@ -8,9 +8,15 @@ use flannel_core::lease::Lease;
 use flannel_core::view::Change;
 use futures_util::StreamExt;
 use tokio::sync::mpsc;
+use tokio::time::Instant;
 
 use super::store::{News, Revision, StoreError, Stored, SubnetStore};
 use crate::backoff::Backoff;
+use crate::metrics::METRICS;
+
+/// How often all leases are listed although nothing seems to be wrong: between half of this and all of it, so that
+/// hosts that started together don't ask together.
+const RELIST: Duration = Duration::from_secs(600);
 
 /// What the follower tells the daemon.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -28,14 +34,18 @@ pub async fn follow<S: SubnetStore>(store: &S, updates: &mpsc::Sender<Update>) {
     loop {
         match follower.once(&mut backoff).await {
             Ok(Next::NobodyListens) => return,
-            Ok(Next::ListAgain) => {
-                tracing::info!(
-                    "etcd no longer has the changes since {:?}: listing all leases again",
-                    follower.revision
-                );
+            Ok(Next::Relist) => {
+                follower.revision = None;
+                continue;
+            }
+            Ok(Next::Compacted) => {
+                tracing::info!("etcd no longer has all changes since the last one seen: listing all leases again");
                 follower.revision = None;
             }
-            Err(error) => follower.complain(error),
+            Err(error) => {
+                METRICS.watch_restarts.inc();
+                follower.complain(error);
+            }
         }
         tokio::select! {
             () = backoff.pause() => {}
@@ -53,7 +63,10 @@ struct Follower<'a, S> {
 }
 
 enum Next {
-    ListAgain,
+    /// etcd forgot what happened since.
+    Compacted,
+    /// It is time for a look at everything.
+    Relist,
     NobodyListens,
 }
 
@@ -72,9 +85,11 @@ impl<S: SubnetStore> Follower<'_, S> {
             }
         };
         let mut news = self.store.watch(revision).await?;
+        let relist = Instant::now() + RELIST.mul_f64(0.5 + fastrand::f64() / 2.0);
         loop {
             let item = tokio::select! {
                 item = news.next() => item,
+                () = tokio::time::sleep_until(relist) => return Ok(Next::Relist),
                 () = self.updates.closed() => return Ok(Next::NobodyListens),
             };
             let item = item.unwrap_or_else(|| Err(StoreError::Unreachable("etcd closed the watch".into())))?;
@@ -93,7 +108,7 @@ impl<S: SubnetStore> Follower<'_, S> {
                     self.revision = self.revision.max(Some(revision));
                     continue;
                 }
-                News::Compacted => return Ok(Next::ListAgain),
+                News::Compacted => return Ok(Next::Compacted),
             };
             if self.updates.send(Update::Change(change)).await.is_err() {
                 return Ok(Next::NobodyListens);
@@ -115,6 +130,7 @@ fn readable(stored: Stored) -> Option<Lease> {
     match attrs {
         Ok(attrs) => Some(Lease { key, attrs }),
         Err(bad) => {
+            METRICS.undecodable.inc();
             warn_unreadable(key, &bad.0);
             None
         }
@@ -123,4 +139,72 @@ fn readable(stored: Stored) -> Option<Lease> {
 
 fn warn_unreadable(key: SubnetKey, why: &str) {
     tracing::warn!("lease {key} is skipped: its value is not usable: {why}");
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::subnet::memory::MemoryStore;
+
+    const LEASE: &str = r#"{"PublicIP":"192.0.2.1"}"#;
+
+    fn key(net: u8) -> SubnetKey {
+        format!("10.5.{net}.0-24").parse().unwrap()
+    }
+
+    /// Runs the follower beside a script that sees what it tells.
+    async fn with_follower<F: Future<Output = ()>>(
+        store: &MemoryStore,
+        script: impl FnOnce(mpsc::Receiver<Update>) -> F,
+    ) {
+        let (sender, receiver) = mpsc::channel(16);
+        tokio::select! {
+            () = follow(store, &sender) => panic!("it stopped following"),
+            () = script(receiver) => {}
+        }
+    }
+
+    async fn snapshot(updates: &mut mpsc::Receiver<Update>) -> Vec<SubnetKey> {
+        match updates.recv().await.unwrap() {
+            Update::Snapshot(leases) => leases.into_iter().map(|l| l.key).collect(),
+            other => panic!("no snapshot: {other:?}"),
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_snapshot_then_every_change() {
+        let store = MemoryStore::default();
+        store.write(key(1), LEASE);
+        with_follower(&store, async |mut updates| {
+            assert_eq!(snapshot(&mut updates).await, [key(1)]);
+            store.write(key(2), LEASE);
+            assert!(matches!(updates.recv().await, Some(Update::Change(Change::Put(l))) if l.key == key(2)));
+            store.remove(key(1));
+            assert_eq!(updates.recv().await, Some(Update::Change(Change::Delete(key(1)))));
+            // What can't be read any more is no lease any more.
+            store.write(key(2), "nonsense");
+            assert_eq!(updates.recv().await, Some(Update::Change(Change::Delete(key(2)))));
+        })
+        .await;
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn everything_is_listed_again_now_and_then() {
+        let store = MemoryStore::default();
+        store.write(key(1), LEASE);
+        with_follower(&store, async |mut updates| {
+            for _ in 0..3 {
+                assert_eq!(snapshot(&mut updates).await, [key(1)]);
+            }
+        })
+        .await;
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_unreachable_store_is_asked_again() {
+        let store = MemoryStore::default();
+        store.unreachable.set(5);
+        store.write(key(1), LEASE);
+        with_follower(&store, async |mut updates| assert_eq!(snapshot(&mut updates).await, [key(1)])).await;
+    }
 }

@@ -2,17 +2,22 @@
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
-use std::time::Duration;
 
 use flannel_core::key::SubnetKey;
 use flannel_core::lease::LeaseAttrs;
 use futures_util::{Stream, stream};
 use tokio::sync::Notify;
 
-use super::store::{Expect, News, Revision, StoreError, Stored, SubnetStore, Written};
+use super::store::{Expect, Life, News, Revision, StoreError, Stored, SubnetStore, Written};
 
 /// What another host does at an unfortunate moment.
 pub type Interference = Box<dyn FnOnce(&MemoryStore)>;
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Value {
+    text: String,
+    reserved: bool,
+}
 
 /// A store with a history.
 #[derive(Default)]
@@ -23,7 +28,7 @@ pub struct MemoryStore {
     pub unreachable: Cell<u32>,
     /// Runs once just before the next write: another host being quicker.
     pub before_put: RefCell<Option<Interference>>,
-    history: RefCell<Vec<(SubnetKey, Option<String>)>>,
+    history: RefCell<Vec<(SubnetKey, Option<Value>)>>,
     compacted: Cell<i64>,
     news: Notify,
 }
@@ -34,16 +39,24 @@ impl MemoryStore {
         Self { config: RefCell::new(Some(text.to_owned())), ..Self::default() }
     }
 
-    /// Writes a value as another host, or a person, would.
+    /// Writes a value as another host would.
     pub fn write(&self, key: SubnetKey, value: &str) {
-        self.history.borrow_mut().push((key, Some(value.to_owned())));
+        self.push(key, Some(Value { text: value.to_owned(), reserved: false }));
+    }
+
+    /// Writes a value without a time to live, as a person would.
+    pub fn reserve(&self, key: SubnetKey, value: &str) {
+        self.push(key, Some(Value { text: value.to_owned(), reserved: true }));
+    }
+
+    fn push(&self, key: SubnetKey, value: Option<Value>) {
+        self.history.borrow_mut().push((key, value));
         self.news.notify_waiters();
     }
 
     /// Removes a key as another host, a person or its end would.
     pub fn remove(&self, key: SubnetKey) {
-        self.history.borrow_mut().push((key, None));
-        self.news.notify_waiters();
+        self.push(key, None);
     }
 
     /// Forgets the history up to now.
@@ -53,10 +66,15 @@ impl MemoryStore {
 
     /// The values by key.
     pub fn values(&self) -> BTreeMap<SubnetKey, String> {
-        self.state().into_iter().map(|(key, (value, _))| (key, value)).collect()
+        self.state().into_iter().map(|(key, (value, _))| (key, value.text)).collect()
     }
 
-    fn state(&self) -> BTreeMap<SubnetKey, (String, i64)> {
+    /// The keys that never run out.
+    pub fn reservations(&self) -> Vec<SubnetKey> {
+        self.state().into_iter().filter(|(_, (value, _))| value.reserved).map(|(key, _)| key).collect()
+    }
+
+    fn state(&self) -> BTreeMap<SubnetKey, (Value, i64)> {
         let mut state = BTreeMap::new();
         for (revision, (key, value)) in (1..).zip(self.history.borrow().iter()) {
             match value {
@@ -91,8 +109,9 @@ impl MemoryStore {
     }
 }
 
-fn stored(key: SubnetKey, value: &str, revision: i64) -> Stored {
-    Stored { key, attrs: LeaseAttrs::from_json(value), revision: Revision(revision) }
+fn stored(key: SubnetKey, value: &Value, revision: i64) -> Stored {
+    let Value { text, reserved } = value;
+    Stored { key, attrs: LeaseAttrs::from_json(text), revision: Revision(revision), reserved: *reserved }
 }
 
 impl SubnetStore for MemoryStore {
@@ -112,13 +131,7 @@ impl SubnetStore for MemoryStore {
         Ok(self.state().get(&key).map(|(value, revision)| stored(key, value, *revision)))
     }
 
-    async fn put(
-        &self,
-        key: SubnetKey,
-        attrs: &LeaseAttrs,
-        ttl: Duration,
-        expect: Expect,
-    ) -> Result<Written, StoreError> {
+    async fn put(&self, key: SubnetKey, attrs: &LeaseAttrs, life: Life, expect: Expect) -> Result<Written, StoreError> {
         self.reach()?;
         let before = self.before_put.borrow_mut().take();
         if let Some(before) = before {
@@ -132,8 +145,8 @@ impl SubnetStore for MemoryStore {
         if stands != expected {
             return Ok(Written::Raced);
         }
-        self.write(key, &attrs.to_json());
-        Ok(Written::Yes { ttl, revision: Revision(self.revision()) })
+        self.push(key, Some(Value { text: attrs.to_json(), reserved: life == Life::Reserved }));
+        Ok(Written::Yes { life, revision: Revision(self.revision()) })
     }
 
     async fn delete(&self, key: SubnetKey, revision: Revision) -> Result<bool, StoreError> {

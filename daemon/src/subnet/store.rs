@@ -1,5 +1,6 @@
 //! What the lease protocol needs of its store, and nothing else.
 
+use std::fmt;
 use std::future::Future;
 use std::time::Duration;
 
@@ -20,6 +21,26 @@ pub struct Stored {
     pub attrs: Result<LeaseAttrs, BadLease>,
     /// When it was last written.
     pub revision: Revision,
+    /// It never runs out: a person reserved the subnet by writing the key without a time to live.
+    pub reserved: bool,
+}
+
+/// How long a lease lives.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Life {
+    /// This long unless renewed.
+    For(Duration),
+    /// For ever: a reservation.
+    Reserved,
+}
+
+impl fmt::Display for Life {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::For(ttl) => write!(f, "for {} s", ttl.as_secs()),
+            Self::Reserved => f.write_str("for ever, by reservation"),
+        }
+    }
 }
 
 /// What must be true for a write to happen.
@@ -34,10 +55,10 @@ pub enum Expect {
 /// What became of a write.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Written {
-    /// It stands, and lives this long unless renewed.
+    /// It stands.
     Yes {
-        /// Time to live as the store granted it.
-        ttl: Duration,
+        /// How long it lives, as the store granted it.
+        life: Life,
         /// The key's new revision.
         revision: Revision,
     },
@@ -88,12 +109,12 @@ pub trait SubnetStore {
     /// One lease.
     fn get(&self, key: SubnetKey) -> impl Future<Output = Result<Option<Stored>, StoreError>>;
 
-    /// Writes a lease that ends after `ttl`, if `expect` is true.
+    /// Writes a lease, if `expect` is true.
     fn put(
         &self,
         key: SubnetKey,
         attrs: &LeaseAttrs,
-        ttl: Duration,
+        life: Life,
         expect: Expect,
     ) -> impl Future<Output = Result<Written, StoreError>>;
 

@@ -14,7 +14,7 @@ fn attrs(host: u8) -> LeaseAttrs {
 }
 
 fn manager(store: &MemoryStore, host: u8) -> SubnetManager<'_, MemoryStore> {
-    SubnetManager::new(store, attrs(host), fastrand::Rng::with_seed(u64::from(host)))
+    SubnetManager::new(store, attrs(host), TTL, fastrand::Rng::with_seed(u64::from(host)))
 }
 
 fn key(text: &str) -> SubnetKey {
@@ -90,13 +90,13 @@ async fn keeping_puts_a_removed_lease_back_and_respects_a_new_owner() {
     let store = MemoryStore::default();
     let own = acquire(&store, 1, None).await.unwrap();
     let manager = manager(&store, 1);
-    assert_eq!(manager.keep(own).await, Ok(Kept::Ours(TTL)));
+    assert_eq!(manager.keep(own).await, Ok(Kept::Ours(Life::For(TTL))));
     store.remove(own);
-    assert_eq!(manager.keep(own).await, Ok(Kept::Ours(TTL)));
+    assert_eq!(manager.keep(own).await, Ok(Kept::Ours(Life::For(TTL))));
     assert_eq!(store.values()[&own], attrs(1).to_json());
     for changed in ["nonsense", r#"{"PublicIP":"192.0.2.1","BackendType":"vxlan"}"#] {
         store.write(own, changed);
-        assert_eq!(manager.keep(own).await, Ok(Kept::Ours(TTL)));
+        assert_eq!(manager.keep(own).await, Ok(Kept::Ours(Life::For(TTL))));
         assert_eq!(store.values()[&own], attrs(1).to_json());
     }
     store.write(own, &attrs(9).to_json());
@@ -110,4 +110,20 @@ async fn keeping_never_overwrites_who_was_quicker() {
     let own = acquire(&store, 1, None).await.unwrap();
     *store.before_put.borrow_mut() = Some(Box::new(move |store| store.write(own, &attrs(9).to_json())));
     assert_eq!(manager(&store, 1).keep(own).await, Ok(Kept::Foreign("192.0.2.9".into())));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_reservation_is_taken_and_stays_one() {
+    let store = MemoryStore::default();
+    let reserved = key("10.5.0.8-30");
+    store.reserve(reserved, r#"{"PublicIP":"192.0.2.1"}"#);
+    let held = manager(&store, 1).acquire(&config(), &PreviousSubnets::default()).await.unwrap();
+    assert_eq!(held, Held { key: reserved, life: Life::Reserved });
+    assert_eq!(manager(&store, 1).keep(reserved).await, Ok(Kept::Ours(Life::Reserved)));
+    assert_eq!(store.reservations(), [reserved]);
+    // One made of a running lease is left alone too, and of a changed one put right.
+    store.reserve(reserved, r#"{"PublicIP":"192.0.2.1","BackendType":"vxlan"}"#);
+    assert_eq!(manager(&store, 1).keep(reserved).await, Ok(Kept::Ours(Life::Reserved)));
+    assert_eq!(store.values()[&reserved], attrs(1).to_json());
+    assert_eq!(store.reservations(), [reserved]);
 }

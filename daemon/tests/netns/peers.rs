@@ -62,9 +62,13 @@ fn a_vxlan_lease_comes_changes_and_goes() {
         // A new device of the other host: the old MAC's record must not stay.
         etcd.put(&key, &vxlan(8, OTHER_MAC))?;
         becomes(host, subnet, macs, &entries(subnet, OTHER_MAC, "172.31.77.8"))?;
-        // Now something else than vxlan.
-        etcd.put(&key, &host_gw(8))?;
-        becomes(host, subnet, macs, &[])?;
+        // Now something else than vxlan, whatever its data look like.
+        for other in [host_gw(8), vxlan(8, OTHER_MAC).replace(r#""vxlan""#, r#""wireguard""#)] {
+            etcd.put(&key, &vxlan(8, MAC))?;
+            becomes(host, subnet, macs, &entries(subnet, MAC, "172.31.77.8"))?;
+            etcd.put(&key, &other)?;
+            becomes(host, subnet, macs, &[])?;
+        }
         etcd.put(&key, &vxlan(7, MAC))?;
         becomes(host, subnet, macs, &entries(subnet, MAC, "172.31.77.7"))?;
         etcd.delete(&key)?;

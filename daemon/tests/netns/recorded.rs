@@ -2,6 +2,7 @@
 //! lease, device, routes, neighbours, forwarding entries, rules.
 
 use std::collections::BTreeMap;
+use std::time::Instant;
 
 use ipnet::Ipv4Net;
 
@@ -153,19 +154,29 @@ fn alloc() {
 #[test]
 fn udp_routes_the_network_without_the_own_subnet() {
     lab(1, &plain("udp")).check(|lab| {
-        let own = lab.host(1).up(FLANNELD, &[])?.ready()?;
-        let routes = lab.host(1).routes()?;
-        let to_tun = |r: &String| {
-            let (net, rest) = r.split_once(' ')?;
-            (rest.contains("dev flannel0")).then(|| net.parse::<Ipv4Net>().unwrap())
-        };
-        let mut nets: Vec<Ipv4Net> = routes.iter().filter_map(to_tun).collect();
-        assert!(nets.iter().all(|n| !n.contains(&own.subnet()) && !own.subnet().contains(n)), "{routes:#?}");
-        let size: u64 = nets.iter().map(|n| 1 << (32 - n.prefix_len())).sum();
-        assert_eq!(size, 65536 - 256, "{routes:#?}");
-        assert!(nets.iter().all(|n| own.network.contains(n)), "{routes:#?}");
-        nets.push(own.subnet());
-        assert_eq!(Ipv4Net::aggregate(&nets), [own.network]);
+        // Each time anew, and looked at in the moment the file is there: a host called ready must have its routes.
+        for _ in 0..5 {
+            let daemon = lab.host(1).flanneld(FLANNELD).start()?;
+            let deadline = Instant::now() + SOON;
+            while !daemon.has_written() && Instant::now() < deadline {
+                std::thread::yield_now();
+            }
+            let routes = lab.host(1).routes()?;
+            let own = daemon.ready()?;
+            let to_tun = |r: &String| {
+                let (net, rest) = r.split_once(' ')?;
+                (rest.contains("dev flannel0")).then(|| net.parse::<Ipv4Net>().unwrap())
+            };
+            let mut nets: Vec<Ipv4Net> = routes.iter().filter_map(to_tun).collect();
+            assert!(nets.iter().all(|n| !n.contains(&own.subnet()) && !own.subnet().contains(n)), "{routes:#?}");
+            let size: u64 = nets.iter().map(|n| 1 << (32 - n.prefix_len())).sum();
+            assert_eq!(size, 65536 - 256, "{routes:#?}");
+            assert!(nets.iter().all(|n| own.network.contains(n)), "{routes:#?}");
+            nets.push(own.subnet());
+            assert_eq!(Ipv4Net::aggregate(&nets), [own.network]);
+            daemon.stop()?;
+            lab.etcd().delete(&own.key())?;
+        }
         Ok(())
     });
 }

@@ -84,6 +84,8 @@ impl<'a> Flanneld<'a> {
         for (name, _) in std::env::vars_os().filter(|(n, _)| n.to_string_lossy().starts_with("FLANNELD_")) {
             command.env_remove(name);
         }
+        // By the environment, since upstream's flanneld would refuse an unknown flag.
+        command.env("FLANNELD_STATE_DIR", self.host.directory().join("state"));
         command.envs(self.env);
         let before = Stamp::of(&self.subnet_file);
         let log = self.host.directory().join(format!("flanneld-{}.log", fastrand::u32(..)));

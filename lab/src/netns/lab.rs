@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use tempfile::TempDir;
 
 use super::host::Host;
-use super::namespace::{Namespace, sweep};
+use super::namespace::{Namespace, prefix, sweep};
 use super::{Context, Error, Etcd, Result, diagnose};
 
 /// Counts the labs of this process: `cargo test` runs many tests in one.
@@ -71,7 +71,8 @@ impl Lab {
         }
         sweep();
         let number = LABS.fetch_add(1, Ordering::Relaxed);
-        let directory = tempfile::Builder::new().prefix("fllab-").tempdir().context(|| "temporary files".to_owned())?;
+        let directory =
+            tempfile::Builder::new().prefix(&prefix(number)).tempdir().context(|| "temporary files".to_owned())?;
         let switch = Namespace::create(number, "sw")?;
         for segment in [Segment::Near, Segment::Far] {
             let bridge = segment.bridge();
@@ -165,5 +166,5 @@ fn plug(switch: &Namespace, namespace: &Namespace, port: &str, segment: Segment,
     namespace.ip(&format!("addr add {}/24 dev eth0", segment.address(last)))?;
     namespace.ip("link set eth0 up")?;
     namespace.ip(&format!("route add default via {}", segment.address(ROUTER)))?;
-    Ok(())
+    switch.port_forwards(port)
 }

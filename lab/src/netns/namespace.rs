@@ -14,7 +14,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
 use super::command::{output, words};
-use super::{Context, Result};
+use super::{Context, Error, Result, SOON, eventually};
 
 const PREFIX: &str = "fllab-";
 const DIRECTORY: &str = "/run/netns";
@@ -37,7 +37,7 @@ pub struct Namespace {
 impl Namespace {
     /// Makes `fllab-<pid>-<lab>-<role>` with the loopback interface up.
     pub fn create(lab: usize, role: &str) -> Result<Self> {
-        let name = format!("{PREFIX}{}-{lab}-{role}", std::process::id());
+        let name = format!("{}{role}", prefix(lab));
         output(Command::new("ip").args(["netns", "add", &name]))?;
         let path = Path::new(DIRECTORY).join(&name);
         let file = File::open(&path).context(|| path.display().to_string())?;
@@ -91,6 +91,15 @@ impl Namespace {
         output(Command::new("bridge").args(["-n", &self.name]).args(words(arguments)))
     }
 
+    /// Waits until a port of a bridge passes frames on. A port just plugged in drops them until the kernel has noticed
+    /// its carrier, which takes up to a second on a busy machine, and then a first ARP request is lost.
+    pub fn port_forwards(&self, port: &str) -> Result<()> {
+        eventually(&format!("port {port} forwards"), SOON, || {
+            let state = self.bridge(&format!("link show dev {port}"))?;
+            if state.contains("state forwarding") { Ok(()) } else { Err(Error::new(state)) }
+        })
+    }
+
     /// Sets `net/...` below `/proc/sys` inside: the kernel shows each thread the settings of its own namespace.
     pub fn sysctl(&self, name: &str, value: &str) -> Result<()> {
         let path = Path::new("/proc/sys").join(name);
@@ -129,17 +138,34 @@ fn remove(name: &str) -> Result<()> {
     output(Command::new("ip").args(["netns", "del", name])).map(drop)
 }
 
-/// Removes the namespaces of test processes that were killed and so could not do it themselves.
+/// The start of the name of everything lab `lab` of this process makes.
+pub(super) fn prefix(lab: usize) -> String {
+    format!("{PREFIX}{}-{lab}-", std::process::id())
+}
+
+/// Removes what test processes that were killed could not remove themselves: namespaces and temporary files.
 pub(super) fn sweep() {
-    let Ok(directory) = std::fs::read_dir(DIRECTORY) else { return };
-    for name in directory.flatten().filter_map(|entry| entry.file_name().into_string().ok()) {
-        let Some(rest) = name.strip_prefix(PREFIX) else { continue };
-        let dead = rest
-            .split_once('-')
-            .is_some_and(|(pid, _)| pid.bytes().all(|b| b.is_ascii_digit()) && !Path::new("/proc").join(pid).exists());
-        if dead && let Err(e) = remove(&name) {
+    for name in leftovers(Path::new(DIRECTORY)) {
+        if let Err(e) = remove(&name) {
             // Another test process may have been quicker.
             eprintln!("left over from a killed test: {e}");
         }
     }
+    let temporary = std::env::temp_dir();
+    for path in leftovers(&temporary).map(|name| temporary.join(name)) {
+        if let Err(e) = std::fs::remove_dir_all(&path) {
+            eprintln!("left over from a killed test: {}: {e}", path.display());
+        }
+    }
+}
+
+/// Names in a directory that a process made which is no longer there.
+fn leftovers(directory: &Path) -> impl Iterator<Item = String> {
+    let entries = std::fs::read_dir(directory).into_iter().flatten().flatten();
+    entries.filter_map(|entry| entry.file_name().into_string().ok()).filter(|name| {
+        let pid = name.strip_prefix(PREFIX).and_then(|rest| rest.split_once('-')).map(|(pid, _)| pid);
+        pid.is_some_and(|pid| {
+            !pid.is_empty() && pid.bytes().all(|b| b.is_ascii_digit()) && !Path::new("/proc").join(pid).exists()
+        })
+    })
 }

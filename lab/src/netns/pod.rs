@@ -35,6 +35,7 @@ impl Host {
         namespace.ip(&format!("addr add {address}/{} dev eth0", env.gateway.prefix_len()))?;
         namespace.ip("link set eth0 up")?;
         namespace.ip(&format!("route add default via {}", env.gateway.addr()))?;
+        self.port_forwards(&format!("pod{number}"))?;
         Ok(Pod { namespace, address, directory: self.directory().to_owned() })
     }
 

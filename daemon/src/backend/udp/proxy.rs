@@ -2,7 +2,6 @@
 //!
 //! Not guaranteed: that a packet arrives. Whatever can't go on is dropped and counted, as a router would.
 
-use std::cell::Cell;
 use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
 use std::thread::JoinHandle;
 
@@ -12,6 +11,7 @@ use tun::AbstractDevice as _;
 
 use super::packet::Packet;
 use super::table::Tunnels;
+use crate::metrics::{Counter, METRICS};
 
 /// The largest IPv4 packet, in bytes.
 const LARGEST: usize = 65_535;
@@ -23,17 +23,11 @@ pub struct Proxy {
     thread: Option<JoinHandle<()>>,
 }
 
-/// How many packets could not go on. Told in the log at 1, 2, 4, 8, ..., so that a flood of them is no flood of lines.
-#[derive(Debug, Default)]
-struct Drops(Cell<u64>);
-
-impl Drops {
-    fn add(&self, why: &str) {
-        let count = self.0.get() + 1;
-        self.0.set(count);
-        if count.is_power_of_two() {
-            tracing::debug!("udp: {count} packets dropped so far, the last because {why}");
-        }
+/// A packet can't go on. Told in the log at 1, 2, 4, 8, ... of a kind, so that a flood of them is no flood of lines.
+fn drop_for(reason: &Counter, why: impl FnOnce() -> String) {
+    let count = reason.inc();
+    if count.is_power_of_two() {
+        tracing::debug!("udp: {count} packets dropped so far because {}", why());
     }
 }
 
@@ -101,10 +95,9 @@ async fn carry(
     let device = tun::AsyncDevice::new(device)?;
     let port = socket.local_addr()?.port();
     let socket = UdpSocket::from_std(socket)?;
-    let drops = Drops::default();
     tokio::select! {
-        result = outward(&device, &socket, port, own, tunnels, &drops) => result,
-        result = inward(&device, &socket, &drops) => result,
+        result = outward(&device, &socket, port, own, tunnels) => result,
+        result = inward(&device, &socket) => result,
         () = stop.cancelled() => Ok(()),
     }
 }
@@ -116,64 +109,65 @@ async fn outward(
     port: u16,
     own: Ipv4Addr,
     tunnels: &Tunnels,
-    drops: &Drops,
 ) -> std::io::Result<()> {
     let mut buffer = vec![0; LARGEST];
     loop {
         let length = device.recv(&mut buffer).await?;
         let Some(mut packet) = Packet::parse(&mut buffer[..length]) else {
             // The kernel's own IPv6 chatter (router solicitations) ends here.
-            drops.add("no IPv4 packet from the device");
+            drop_for(&METRICS.udp_not_a_packet, || "the device gave no IPv4 packet".into());
             continue;
         };
         let Some(host) = tunnels.host_of(packet.destination()) else {
-            drops.add("no lease has its destination");
+            drop_for(&METRICS.udp_no_lease, || "no lease has their destination".into());
             if let Some(message) = packet.unreachable(own) {
-                write(device, &message, drops).await?;
+                write(device, &message).await?;
             }
             continue;
         };
         if !packet.hop() {
-            drops.add("its time to live is over");
+            drop_for(&METRICS.udp_ttl, || "their time to live was over".into());
             continue;
         }
         let to = SocketAddr::from((host, port));
-        if let Err(error) = socket.send_to(packet.bytes(), to).await {
-            drops.add(&format!("{to} can't be sent to: {error}"));
+        match socket.send_to(packet.bytes(), to).await {
+            Ok(bytes) => METRICS.udp_sent.add(bytes),
+            Err(error) => drop_for(&METRICS.udp_send_failed, || format!("{to} can't be sent to: {error}")),
         }
     }
 }
 
 /// From the hosts to the device.
-async fn inward(device: &tun::AsyncDevice, socket: &UdpSocket, drops: &Drops) -> std::io::Result<()> {
+async fn inward(device: &tun::AsyncDevice, socket: &UdpSocket) -> std::io::Result<()> {
     let mut buffer = vec![0; LARGEST];
     loop {
         let length = match socket.recv_from(&mut buffer).await {
             Ok((length, _)) => length,
             // An ICMP error of an earlier datagram, told on this socket.
             Err(error) => {
-                drops.add(&error.to_string());
+                drop_for(&METRICS.udp_receive_failed, || error.to_string());
                 continue;
             }
         };
         let Some(mut packet) = Packet::parse(&mut buffer[..length]) else {
-            drops.add("a datagram that holds no whole IPv4 packet");
+            drop_for(&METRICS.udp_not_a_packet, || "a datagram held no whole IPv4 packet".into());
             continue;
         };
         if packet.hop() {
-            write(device, packet.bytes(), drops).await?;
+            METRICS.udp_received.add(packet.bytes().len());
+            write(device, packet.bytes()).await?;
         } else {
-            drops.add("its time to live is over");
+            drop_for(&METRICS.udp_ttl, || "their time to live was over".into());
         }
     }
 }
 
 /// A packet the kernel does not take is dropped; a device that is gone ends the proxy.
-async fn write(device: &tun::AsyncDevice, packet: &[u8], drops: &Drops) -> std::io::Result<()> {
+async fn write(device: &tun::AsyncDevice, packet: &[u8]) -> std::io::Result<()> {
     match device.send(packet).await {
         Err(error) if error.raw_os_error() == Some(rustix::io::Errno::BADFD.raw_os_error()) => Err(error),
         Err(error) => {
-            drops.add(&format!("the device does not take it: {error}"));
+            drop_for(&METRICS.udp_device_refused, || format!("the device does not take them: {error}"));
             Ok(())
         }
         Ok(_) => Ok(()),

@@ -18,7 +18,7 @@ fn backend(text: &str, own: Own) -> Wireguard {
     let options = options(text);
     let devices = devices(&options, own, 1500).unwrap();
     let links = (4..).zip(&devices).map(|(n, d)| Tunnel { link: LinkIndex(n), v4: d.v4, v6: d.v6 }).collect();
-    Wireguard { links, routes: Vec::new(), mtu: devices[0].spec.mtu, options, own }
+    Wireguard { links, shared: None, routes: Vec::new(), mtu: devices[0].spec.mtu, options, own }
 }
 
 fn lease(key: &str, v4: &str, v6: Option<&str>) -> Lease {

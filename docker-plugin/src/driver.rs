@@ -1,0 +1,243 @@
+//! Networks and endpoints as Docker sees them, and what they are in the kernel.
+//!
+//! ```text
+//!             CreateNetwork            CreateEndpoint              Join
+//!   (pool) ----------------> network -----------------> endpoint -------> cable from the bridge to the container
+//!            bridge, rules            address, MAC                 |
+//!          <----------------         <-----------------         <--+
+//!             DeleteNetwork            DeleteEndpoint             Leave
+//! ```
+//!
+//! Docker tells each step once and asks for nothing again, so every step is remembered on disk before it is answered.
+//! What is removed is forgotten first and unmade after: if we die in between, what is left over bears our mark and
+//! goes at the next start. What is made is made first and remembered after, for the same reason.
+
+use std::collections::{BTreeSet, HashMap};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use tokio::time::Instant;
+use tracing::{info, warn};
+
+use crate::engine::Engine;
+use crate::error::{Error, short};
+use crate::firewall::{Bridge, Guard, RuleSet};
+use crate::lease::{Lease, SubnetFile};
+use crate::links::{BridgeSpec, Links};
+use crate::names;
+use crate::state::{Network, State, Store};
+
+mod endpoint;
+mod ipam;
+mod network;
+#[cfg(test)]
+mod tests;
+
+/// How long Docker may take from its first question about a network to knowing it itself. A pool that no network came
+/// for in that time is free again: its `docker network create` failed within Docker.
+const IN_THE_MAKING: Duration = Duration::from_secs(60);
+
+/// What the driver is told at start.
+#[derive(Debug)]
+pub struct Settings {
+    /// The name users give with `-d`: that of the socket.
+    pub name: String,
+    /// Where the lease is.
+    pub subnet_file: SubnetFile,
+    /// The Docker that calls.
+    pub engine: Engine,
+}
+
+/// Networks, endpoints and pools over a kernel `L`.
+#[derive(Debug)]
+pub struct Driver<L> {
+    name: String,
+    subnet_file: SubnetFile,
+    engine: Engine,
+    store: Store,
+    links: L,
+    guard: Guard,
+    /// Held while bridges come and go.
+    bridges: tokio::sync::Mutex<()>,
+    /// Of pools and networks, by ID, as far as they were made in this process.
+    born: Mutex<HashMap<String, Birth>>,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Birth {
+    at: Instant,
+    /// A pool that was ours to choose: Docker may refuse it by asking again.
+    our_choice: bool,
+}
+
+impl<L: Links> Driver<L> {
+    /// A driver that goes on where `store` left off; see [`Driver::restore`].
+    pub fn new(settings: Settings, store: Store, links: L, guard: Guard) -> Self {
+        let Settings { name, subnet_file, engine } = settings;
+        Self {
+            name,
+            subnet_file,
+            engine,
+            store,
+            links,
+            guard,
+            bridges: tokio::sync::Mutex::default(),
+            born: Mutex::default(),
+        }
+    }
+
+    /// The address space of the pools we hand out.
+    pub fn address_space(&self) -> String {
+        format!("{}-local", self.name)
+    }
+
+    /// The kernel below, for tests to look at.
+    pub fn links(&self) -> &L {
+        &self.links
+    }
+
+    /// What is remembered.
+    pub fn state(&self) -> State {
+        self.store.read(State::clone)
+    }
+
+    /// After a start: makes bridges, cables' plugs and rules what the state says, and removes what it doesn't know.
+    /// Calls of Docker's may come meanwhile.
+    pub async fn restore(&self) {
+        let lease = self.subnet_file.read();
+        let networks = self.store.read(|s| s.networks.keys().cloned().collect::<Vec<_>>());
+        {
+            let _held = self.bridges.lock().await;
+            self.sweep().await;
+        }
+        let mut restored = 0;
+        for id in &networks {
+            let _held = self.bridges.lock().await;
+            let Some(network) = self.store.read(|s| s.networks.get(id).cloned()) else { continue };
+            if let Ok(lease) = &lease
+                && let Err(e) = self.check_lease(id, &network, lease)
+            {
+                warn!("{e}");
+                continue;
+            }
+            let mut done = self.ensure_network(id, &network).await;
+            if done.is_ok() {
+                // Cables that lost their bridge before we came.
+                done = self.replug(id, &network).await;
+            }
+            match done {
+                Ok(()) => restored += 1,
+                Err(e) => warn!("network {}: {e}", short(id)),
+            }
+        }
+        if !networks.is_empty() {
+            info!("{restored} of {} networks are as they were", networks.len());
+        }
+        // Also without networks: rules may be left over.
+        self.order_rules().await;
+        // Last, since at boot Docker waits for us and does not answer.
+        self.forget_dead(networks).await;
+    }
+
+    /// Removes devices of ours that belong to nothing we know. A bridge left over would keep its route, and Docker
+    /// refuses a pool that overlaps a route.
+    async fn sweep(&self) {
+        let owned = match self.links.owned().await {
+            Ok(owned) => owned,
+            Err(e) => {
+                warn!("{e}");
+                return;
+            }
+        };
+        // What is there was remembered before it was made, bridges excepted, and for those the lock is held.
+        let known = self.store.read(|s| {
+            let bridges = s.networks.keys().filter_map(|id| names::bridge(id).ok());
+            let endpoints = s.networks.values().flat_map(|n| n.endpoints.keys());
+            let cables = endpoints.flat_map(|id| [names::host_end(id), names::container_end(id)]).flatten();
+            bridges.chain(cables).map(|n| n.to_string()).collect::<BTreeSet<_>>()
+        });
+        for stale in owned.iter().filter(|o| !known.contains(&o.name)) {
+            info!("{} belongs to nothing we know: removing it", stale.name);
+            let Ok(name) = flannel_core::name::IfName::new(stale.name.clone()) else { continue };
+            if let Err(e) = self.links.remove(&name).await {
+                warn!("{e}");
+            }
+        }
+    }
+
+    /// Gives up those of these networks that Docker removed while we were not there to hear it.
+    async fn forget_dead(&self, networks: Vec<String>) {
+        let now = Instant::now();
+        for network_id in networks {
+            // While Docker is still creating a network, it denies it.
+            if self.is_young(&network_id, now) || !self.engine.denies(&network_id).await {
+                continue;
+            }
+            info!("network {}: Docker has removed it without our hearing", short(&network_id));
+            self.remove_network(&network_id).await;
+        }
+    }
+
+    /// Whether a pool or network may still be in the making, within Docker or between us.
+    fn is_young(&self, id: &str, now: Instant) -> bool {
+        self.born().get(id).is_some_and(|birth| now.duration_since(birth.at) < IN_THE_MAKING)
+    }
+
+    fn born(&self) -> MutexGuard<'_, HashMap<String, Birth>> {
+        self.born.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Makes a network's bridge fit, and plugs its cables in again if it had to be made anew. The lock on bridges must
+    /// be held.
+    async fn ensure_network(&self, id: &str, network: &Network) -> Result<(), Error> {
+        if self.links.ensure_bridge(&bridge_spec(id, network)?).await? {
+            self.replug(id, network).await?;
+        }
+        Ok(())
+    }
+
+    async fn replug(&self, id: &str, network: &Network) -> Result<(), Error> {
+        let bridge = names::bridge(id)?;
+        for endpoint in network.endpoints.keys() {
+            self.links.replug(&names::host_end(endpoint)?, &bridge).await?;
+        }
+        Ok(())
+    }
+
+    /// Whether the network's addresses are still this host's.
+    fn check_lease(&self, id: &str, network: &Network, lease: &Lease) -> Result<(), Error> {
+        match network.subnets.iter().find(|s| !lease.holds(&s.pool)) {
+            None => Ok(()),
+            Some(subnet) => Err(Error::LeaseChanged {
+                id: short(id).to_owned(),
+                pool: subnet.pool,
+                lease: lease.to_string(),
+                command: self.create_command(""),
+            }),
+        }
+    }
+
+    /// Has the packet filter follow the state.
+    async fn order_rules(&self) {
+        self.guard.set(|| self.store.read(rules)).await;
+    }
+
+    /// The command that creates a network with our own pools.
+    fn create_command(&self, options: &str) -> String {
+        format!("docker network create -d {0} --ipam-driver {0} {options}NAME", self.name)
+    }
+}
+
+fn bridge_spec(id: &str, network: &Network) -> Result<BridgeSpec, Error> {
+    let addresses: Vec<_> = network.subnets.iter().map(|s| s.gateway).collect();
+    let mac = names::mac_for_all(&addresses).ok_or_else(|| Error::UnknownNetwork { id: short(id).to_owned() })?;
+    Ok(BridgeSpec { name: names::bridge(id)?, addresses, mtu: network.mtu(), mac })
+}
+
+fn rules(state: &State) -> RuleSet {
+    let bridges = state.networks.iter().filter_map(|(id, network)| {
+        let flannel = network.lease.iter().map(|side| side.network).collect();
+        Some(Bridge { name: names::bridge(id).ok()?, internal: network.internal, flannel })
+    });
+    RuleSet { bridges: bridges.collect() }
+}

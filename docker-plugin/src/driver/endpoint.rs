@@ -1,0 +1,191 @@
+//! CreateEndpoint, Join, Leave, DeleteEndpoint.
+
+use flannel_core::name::Mac;
+use ipnet::IpNet;
+use tracing::{debug, warn};
+
+use super::Driver;
+use crate::address::without;
+use crate::api::Empty;
+use crate::api::network::{
+    ChosenInterface, CreateEndpoint, CreatedEndpoint, EndpointCall, InterfaceName, Join, Joined, StaticRoute,
+};
+use crate::error::{Error, short};
+use crate::links::{CableSpec, Links};
+use crate::names;
+use crate::state::{Endpoint, Network, State};
+
+impl<L: Links> Driver<L> {
+    /// Remembers the endpoint and chooses its hardware address, if nobody else did. The cable is made by Join.
+    pub async fn create_endpoint(&self, request: CreateEndpoint) -> Result<CreatedEndpoint, Error> {
+        let CreateEndpoint { network_id, endpoint_id, interface } = request;
+        let network = self.network(&network_id)?;
+        names::host_end(&endpoint_id)?;
+        let lease = self.subnet_file.read()?;
+        self.check_lease(&network_id, &network, &lease)?;
+
+        let mut addresses = Vec::new();
+        for text in [&interface.address, &interface.address_ipv6].into_iter().filter(|a| !a.is_empty()) {
+            addresses.push(read_address(text, &network)?);
+        }
+        let Some(chosen) = names::mac_for_all(&addresses) else {
+            return Err(Error::Request {
+                what: format!("endpoint {}", short(&endpoint_id)),
+                reason: format!("has no address: recreate network {} with an IPAM driver", short(&network_id)),
+            });
+        };
+        let given: Option<Mac> = match interface.mac_address.as_str() {
+            "" => None,
+            text => Some(text.parse().map_err(|e| Error::Request {
+                what: format!("endpoint {}", short(&endpoint_id)),
+                reason: format!("{e}"),
+            })?),
+        };
+        let endpoint = Endpoint { addresses, mac: given.unwrap_or(chosen), sandbox: None };
+        let add = |s: &mut State| {
+            let missing = || Error::UnknownNetwork { id: short(&network_id).to_owned() };
+            let network = s.networks.get_mut(&network_id).ok_or_else(missing)?;
+            network.lease_mtu = lease.mtu;
+            Ok(network.endpoints.insert(endpoint_id.clone(), endpoint))
+        };
+        let undo = |s: &mut State, before: Option<Endpoint>| {
+            let Some(network) = s.networks.get_mut(&network_id) else { return };
+            match before {
+                Some(endpoint) => network.endpoints.insert(endpoint_id.clone(), endpoint),
+                None => network.endpoints.remove(&endpoint_id),
+            };
+        };
+        self.store.change(add, undo).await?;
+        // An answer that repeats what Docker has decided fails the container, even if it is the same.
+        let interface = given.is_none().then(|| ChosenInterface { mac_address: chosen.to_string() });
+        Ok(CreatedEndpoint { interface })
+    }
+
+    /// Makes the cable that Docker moves into the container, and tells it the way to the other hosts.
+    pub async fn join(&self, request: Join) -> Result<Joined, Error> {
+        let Join { network_id, endpoint_id, sandbox_key } = request;
+        let network = self.network(&network_id)?;
+        let missing = || Error::UnknownEndpoint { id: short(&endpoint_id).to_owned() };
+        let endpoint = network.endpoints.get(&endpoint_id).ok_or_else(missing)?;
+        let cable = CableSpec {
+            host: names::host_end(&endpoint_id)?,
+            container: names::container_end(&endpoint_id)?,
+            bridge: names::bridge(&network_id)?,
+            mtu: network.mtu(),
+            mac: endpoint.mac,
+        };
+        {
+            // After a reboot, or at the hand of somebody else, the bridge may be gone: nobody would tell us.
+            let _held = self.bridges.lock().await;
+            self.ensure_network(&network_id, &network).await?;
+        }
+        let static_routes = self.routes_in(&sandbox_key, &network_id, &network, &endpoint_id).await?;
+        self.links.make_cable(&cable).await?;
+        debug!("endpoint {}: {} in network {}", short(&endpoint_id), cable.host, short(&network_id));
+        Ok(Joined {
+            interface_name: InterfaceName { src_name: cable.container.to_string(), dst_prefix: "eth" },
+            static_routes,
+        })
+    }
+
+    /// Removes the cable, with the end that is in the container.
+    pub async fn leave(&self, request: EndpointCall) -> Result<Empty, Error> {
+        self.remove_cable(&request.endpoint_id).await;
+        Ok(Empty {})
+    }
+
+    /// Forgets the endpoint, and removes the cable where no Leave came.
+    pub async fn delete_endpoint(&self, request: EndpointCall) -> Result<Empty, Error> {
+        let EndpointCall { network_id, endpoint_id } = request;
+        self.store
+            .forget(|s| {
+                if let Some(network) = s.networks.get_mut(&network_id) {
+                    network.endpoints.remove(&endpoint_id);
+                }
+            })
+            .await;
+        self.remove_cable(&endpoint_id).await;
+        Ok(Empty {})
+    }
+
+    /// The routes for a container, without those it has by another network on a part of the same lease: Docker fails
+    /// the container when a route is there already.
+    async fn routes_in(
+        &self,
+        sandbox: &str,
+        network_id: &str,
+        network: &Network,
+        endpoint_id: &str,
+    ) -> Result<Vec<StaticRoute>, Error> {
+        let mut routes = static_routes(network);
+        if !is_part(network) {
+            return Ok(routes);
+        }
+        let enter = |s: &mut State| {
+            let endpoint = s.networks.get_mut(network_id).and_then(|n| n.endpoints.get_mut(endpoint_id));
+            let missing = || Error::UnknownEndpoint { id: short(endpoint_id).to_owned() };
+            endpoint.ok_or_else(missing)?.sandbox = Some(sandbox.to_owned());
+            let others = s.networks.iter().filter(|(id, _)| *id != network_id);
+            let here = others.filter(|(_, n)| n.endpoints.values().any(|e| e.sandbox.as_deref() == Some(sandbox)));
+            Ok(here.flat_map(|(_, n)| static_routes(n)).map(|r| r.destination).collect::<Vec<_>>())
+        };
+        let leave = |s: &mut State, _| {
+            if let Some(endpoint) = s.networks.get_mut(network_id).and_then(|n| n.endpoints.get_mut(endpoint_id)) {
+                endpoint.sandbox = None;
+            }
+        };
+        let there = self.store.change(enter, leave).await?;
+        routes.retain(|r| !there.contains(&r.destination));
+        Ok(routes)
+    }
+
+    async fn remove_cable(&self, endpoint_id: &str) {
+        for name in [names::host_end(endpoint_id), names::container_end(endpoint_id)].into_iter().flatten() {
+            if let Err(e) = self.links.remove(&name).await {
+                warn!("{e}");
+            }
+        }
+    }
+
+    fn network(&self, id: &str) -> Result<Network, Error> {
+        let network = self.store.read(|s| s.networks.get(id).cloned());
+        network.ok_or_else(|| Error::UnknownNetwork { id: short(id).to_owned() })
+    }
+}
+
+fn read_address(text: &str, network: &Network) -> Result<IpNet, Error> {
+    let bad = |reason: String| Error::Request { what: format!("address {text:?}"), reason };
+    let address: IpNet =
+        text.parse().map_err(|_| bad("is no address with a prefix length, as 10.5.72.2/24 is".to_owned()))?;
+    if network.subnets.iter().any(|s| s.pool.contains(&address.addr())) {
+        return Ok(address);
+    }
+    let pools: Vec<_> = network.subnets.iter().map(|s| s.pool.to_string()).collect();
+    Err(bad(format!("is not inside the network's pool {}: choose one there", pools.join(" or "))))
+}
+
+/// Whether the network has only a part of the lease, so that there may be others beside it.
+fn is_part(network: &Network) -> bool {
+    network.subnets.iter().any(|s| !network.lease.iter().any(|side| side.subnet == s.pool))
+}
+
+/// The flannel network by way of the bridge. A network on a part of the lease leaves the lease out: Docker fails a
+/// container that joins a second network whose addresses a route of the first one covers.
+fn static_routes(network: &Network) -> Vec<StaticRoute> {
+    let mut routes = Vec::new();
+    for side in &network.lease {
+        let Some(way) = network.subnets.iter().find(|s| side.network.contains(&s.pool)) else { continue };
+        let destinations = match way.pool {
+            // A flannel network of a single lease is connected as it is.
+            pool if pool == side.network => Vec::new(),
+            pool if pool == side.subnet => vec![side.network],
+            _ => without(&side.network, &side.subnet),
+        };
+        routes.extend(destinations.iter().map(|destination| StaticRoute {
+            destination: destination.to_string(),
+            route_type: 0,
+            next_hop: way.gateway.addr().to_string(),
+        }));
+    }
+    routes
+}

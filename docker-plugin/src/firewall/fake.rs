@@ -1,0 +1,52 @@
+//! [`Firewall`] in memory, with faults on demand, for tests.
+
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
+
+use super::{Firewall, RuleSet};
+
+/// Remembers what was applied; clones share their memory.
+#[derive(Debug, Clone, Default)]
+pub struct FakeFirewall(Arc<Mutex<Inner>>);
+
+#[derive(Debug, Default)]
+struct Inner {
+    applied: Vec<RuleSet>,
+    hangs: bool,
+    fails: bool,
+}
+
+impl FakeFirewall {
+    /// All rule sets, in turn.
+    pub fn applied(&self) -> Vec<RuleSet> {
+        self.inner().applied.clone()
+    }
+
+    /// Whether calls do not come back.
+    pub fn hang(&self, hangs: bool) {
+        self.inner().hangs = hangs;
+    }
+
+    /// Whether calls fail.
+    pub fn fail(&self, fails: bool) {
+        self.inner().fails = fails;
+    }
+
+    fn inner(&self) -> MutexGuard<'_, Inner> {
+        self.0.lock().unwrap()
+    }
+}
+
+impl Firewall for FakeFirewall {
+    async fn apply(&self, rules: &RuleSet) -> Result<(), String> {
+        let mut step = tokio::time::interval(Duration::from_millis(100));
+        while self.inner().hangs {
+            step.tick().await;
+        }
+        if self.inner().fails {
+            return Err("made to fail".to_owned());
+        }
+        self.inner().applied.push(rules.clone());
+        Ok(())
+    }
+}

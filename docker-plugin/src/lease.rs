@@ -1,0 +1,124 @@
+//! The host's lease, as flanneld tells it in `subnet.env`.
+//!
+//! The file is read at each use: flanneld may start after us, and may come back with another subnet.
+
+use std::fmt;
+use std::path::{Path, PathBuf};
+
+use flannel_core::subnet_env::SubnetEnv;
+use ipnet::IpNet;
+use serde::{Deserialize, Serialize};
+
+use crate::error::Error;
+
+/// One address family of the lease.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Side {
+    /// The whole flannel network.
+    pub network: IpNet,
+    /// This host's subnet of it.
+    pub subnet: IpNet,
+}
+
+/// What `subnet.env` says.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Lease {
+    /// One or two families, IPv4 first.
+    pub sides: Vec<Side>,
+    /// What a container's interface may send at most.
+    pub mtu: u32,
+}
+
+impl Lease {
+    /// The side whose family is that of `like`.
+    pub fn side_of(&self, like: &IpNet) -> Option<Side> {
+        self.side(matches!(like, IpNet::V6(_)))
+    }
+
+    /// The IPv6 or the IPv4 side.
+    pub fn side(&self, v6: bool) -> Option<Side> {
+        self.sides.iter().copied().find(|s| matches!(s.subnet, IpNet::V6(_)) == v6)
+    }
+
+    /// Whether `subnet` belongs to this host.
+    pub fn holds(&self, subnet: &IpNet) -> bool {
+        self.side_of(subnet).is_some_and(|s| s.subnet.contains(subnet))
+    }
+}
+
+impl From<SubnetEnv> for Lease {
+    fn from(env: SubnetEnv) -> Self {
+        let v4 = env.v4.map(|s| Side { network: s.network.trunc().into(), subnet: s.gateway.trunc().into() });
+        let v6 = env.v6.map(|s| Side { network: s.network.trunc().into(), subnet: s.gateway.trunc().into() });
+        Self { sides: v4.into_iter().chain(v6).collect(), mtu: env.mtu }
+    }
+}
+
+impl fmt::Display for Lease {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (i, side) in self.sides.iter().enumerate() {
+            write!(f, "{}{}", if i == 0 { "" } else { " and " }, side.subnet)?;
+        }
+        Ok(())
+    }
+}
+
+/// Where the lease is to be read.
+#[derive(Debug, Clone)]
+pub struct SubnetFile(pub PathBuf);
+
+impl SubnetFile {
+    /// Reads the lease, or says in one line what keeps it from being read.
+    pub fn read(&self) -> Result<Lease, Error> {
+        let path = self.path().display().to_string();
+        let text = match std::fs::read_to_string(self.path()) {
+            Ok(text) => text,
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Err(Error::NoLease { path }),
+            Err(e) => return Err(Error::LeaseUnreadable { path, reason: e.to_string() }),
+        };
+        let env = SubnetEnv::parse(&text).map_err(|e| Error::LeaseUnreadable { path, reason: e.to_string() })?;
+        Ok(env.into())
+    }
+
+    /// The file's path.
+    pub fn path(&self) -> &Path {
+        &self.0
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const ENV: &str = "FLANNEL_NETWORK=10.5.0.0/16\nFLANNEL_SUBNET=10.5.72.1/24\nFLANNEL_IPV6_NETWORK=fd00:5::/48\n\
+         FLANNEL_IPV6_SUBNET=fd00:5:0:2e::1/64\nFLANNEL_MTU=1450\nFLANNEL_IPMASQ=true\n";
+
+    fn net(text: &str) -> IpNet {
+        text.parse().unwrap()
+    }
+
+    #[test]
+    fn reads_the_file_anew_each_time() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = SubnetFile(dir.path().join("subnet.env"));
+        assert!(matches!(file.read(), Err(Error::NoLease { .. })));
+        std::fs::write(file.path(), "FLANNEL_SUBNET=10.5.72.1/24\n").unwrap();
+        assert!(matches!(file.read(), Err(Error::LeaseUnreadable { .. })));
+        std::fs::write(file.path(), ENV).unwrap();
+        let lease = file.read().unwrap();
+        assert_eq!(lease.mtu, 1450);
+        assert_eq!(lease.to_string(), "10.5.72.0/24 and fd00:5:0:2e::/64");
+        assert_eq!(lease.side(false), Some(Side { network: net("10.5.0.0/16"), subnet: net("10.5.72.0/24") }));
+    }
+
+    #[test]
+    fn holds_parts_of_its_own_family_only() {
+        let lease = Lease::from(SubnetEnv::parse(ENV).unwrap());
+        for inside in ["10.5.72.0/24", "10.5.72.128/25", "fd00:5:0:2e::/64", "fd00:5:0:2e:1::/80"] {
+            assert!(lease.holds(&net(inside)), "{inside}");
+        }
+        for outside in ["10.5.73.0/24", "10.5.0.0/16", "0.0.0.0/0", "fd00:5:0:2f::/64", "::/0"] {
+            assert!(!lease.holds(&net(outside)), "{outside}");
+        }
+    }
+}

@@ -1,0 +1,98 @@
+//! flannel-docker: serves Docker's network and address driver over the host's flannel lease.
+
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use flannel_core::flags::Stop;
+use flannel_docker::driver::{Driver, Settings};
+use flannel_docker::engine::Engine;
+use flannel_docker::firewall::Guard;
+use flannel_docker::firewall::iptables::Iptables;
+use flannel_docker::lease::SubnetFile;
+use flannel_docker::links::netlink::Netlink;
+use flannel_docker::opts::{self, Opts, PROGRAM};
+use flannel_docker::{server, socket, state};
+use tokio::signal::unix::{SignalKind, signal};
+use tracing::{Level, error, info, warn};
+
+/// Bad flags.
+const USAGE: u8 = 2;
+/// The plugin can't start or go on.
+const FAILURE: u8 = 1;
+
+fn main() -> ExitCode {
+    let (opts, left) = match Opts::parse(std::env::args().skip(1), |name| std::env::var(name).ok()) {
+        Ok(read) => read,
+        Err(Stop::Help) => {
+            eprint!("{}", opts::help());
+            return ExitCode::SUCCESS;
+        }
+        Err(e) => {
+            eprintln!("{PROGRAM}: {e}");
+            return ExitCode::from(USAGE);
+        }
+    };
+    if opts.version {
+        println!("{PROGRAM} {}", env!("CARGO_PKG_VERSION"));
+        return ExitCode::SUCCESS;
+    }
+    let level = if opts.verbosity > 0 { Level::DEBUG } else { Level::INFO };
+    tracing_subscriber::fmt()
+        .with_max_level(level)
+        .with_writer(std::io::stderr)
+        .with_target(false)
+        .with_ansi(false)
+        .init();
+    if let [word, ..] = left.words.as_slice() {
+        error!("{word:?} is no flag: write -NAME=VALUE");
+        return ExitCode::from(USAGE);
+    }
+    for bad in left.bad_variables {
+        warn!("{bad}");
+    }
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let done = runtime.map_err(|e| format!("no runtime: {e}")).and_then(|runtime| runtime.block_on(run(opts)));
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(e) => {
+            error!("{e}");
+            ExitCode::from(FAILURE)
+        }
+    }
+}
+
+async fn run(opts: Opts) -> Result<(), String> {
+    let name = opts.driver_name()?;
+    let mut terminate = signal(SignalKind::terminate()).map_err(|e| format!("no signals: {e}"))?;
+    let mut interrupt = signal(SignalKind::interrupt()).map_err(|e| format!("no signals: {e}"))?;
+
+    let store = state::Store::open(&opts.state_dir).map_err(|e| e.to_string())?;
+    let links = Netlink::open(&opts.state_dir.display().to_string()).map_err(|e| format!("no netlink socket: {e}"))?;
+    let guard = Guard::start(Iptables::new(opts.chain()));
+    let settings = Settings {
+        name: name.clone(),
+        subnet_file: SubnetFile(opts.subnet_file.clone()),
+        engine: Engine::at(opts.docker_socket.clone()),
+    };
+    let driver = Arc::new(Driver::new(settings, store, links, guard));
+    let (listener, file) = socket::bind(&opts.socket).await?;
+    info!("driver {name} on {}, lease from {}", opts.socket.display(), opts.subnet_file.display());
+
+    // Docker is answered while bridges and rules are being put right: at its start it waits for us.
+    let restoring = tokio::spawn({
+        let driver = Arc::clone(&driver);
+        async move { driver.restore().await }
+    });
+    let stop = async move {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+        info!("stopping: running calls are finished, networks stay as they are");
+        // From now on Docker's new calls wait for a successor.
+        drop(file);
+    };
+    let served = server::serve(listener, driver, stop).await.map_err(|e| format!("socket: {e}"));
+    restoring.abort();
+    served
+}

@@ -1,0 +1,162 @@
+//! The command line: flags with one or two dashes, as flanneld's, and `FLANNEL_DOCKER_*` in the environment.
+
+use std::path::PathBuf;
+
+use flannel_core::flags::{Flag, Leftover, Set, Stop, parse, usage};
+use flannel_core::subnet_env;
+
+/// The program's name in messages.
+pub const PROGRAM: &str = "flannel-docker";
+
+const PREFIX: &str = "FLANNEL_DOCKER";
+const SOCKET: &str = "/run/docker/plugins/flannel.sock";
+const DOCKER_SOCKET: &str = "/var/run/docker.sock";
+const STATE_DIR: &str = "/var/lib/flannel-docker";
+
+/// What the user chose.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Opts {
+    /// Where Docker finds us; its name without `.sock` is the driver's.
+    pub socket: PathBuf,
+    /// What flanneld writes.
+    pub subnet_file: PathBuf,
+    /// Where networks and endpoints are remembered.
+    pub state_dir: PathBuf,
+    /// Where Docker is asked whether a network still exists; empty for never.
+    pub docker_socket: PathBuf,
+    /// 0 tells what is done, 1 and more every call.
+    pub verbosity: i64,
+    /// Say the version and go.
+    pub version: bool,
+}
+
+impl Default for Opts {
+    fn default() -> Self {
+        Self {
+            socket: SOCKET.into(),
+            subnet_file: subnet_env::DEFAULT_PATH.into(),
+            state_dir: STATE_DIR.into(),
+            docker_socket: DOCKER_SOCKET.into(),
+            verbosity: 0,
+            version: false,
+        }
+    }
+}
+
+const FLAGS: &[Flag<Opts>] = &[
+    Flag {
+        name: "socket",
+        set: Set::Text(|o, v| o.socket = v.into()),
+        default: SOCKET,
+        help: "the socket to listen on; its name without .sock is the driver's name",
+    },
+    Flag {
+        name: "subnet-file",
+        set: Set::Text(|o, v| o.subnet_file = v.into()),
+        default: subnet_env::DEFAULT_PATH,
+        help: "the file flanneld writes",
+    },
+    Flag {
+        name: "state-dir",
+        set: Set::Text(|o, v| o.state_dir = v.into()),
+        default: STATE_DIR,
+        help: "where networks and endpoints are remembered",
+    },
+    Flag {
+        name: "docker-socket",
+        set: Set::Text(|o, v| o.docker_socket = v.into()),
+        default: DOCKER_SOCKET,
+        help: "where Docker is asked whether a network still exists; empty for never",
+    },
+    Flag { name: "v", set: Set::Int(|o, v| o.verbosity = v), default: "0", help: "1 and more log every call" },
+    Flag {
+        name: "version",
+        set: Set::Bool(|o, v| o.version = v),
+        default: "false",
+        help: "print the version and exit",
+    },
+];
+
+impl Opts {
+    /// Reads `args`, without the program's name, and the environment.
+    pub fn parse(
+        args: impl IntoIterator<Item = String>,
+        variable: impl Fn(&str) -> Option<String>,
+    ) -> Result<(Self, Leftover), Stop> {
+        let mut opts = Self::default();
+        let left = parse(FLAGS, &mut opts, args, PREFIX, variable)?;
+        Ok((opts, left))
+    }
+
+    /// The driver's name: what users give with `-d`.
+    pub fn driver_name(&self) -> Result<String, String> {
+        let name = self.socket.file_stem().and_then(|s| s.to_str()).filter(|s| !s.is_empty());
+        let socket = self.socket.display();
+        match name {
+            Some(name) if self.socket.extension().is_some_and(|e| e == "sock") => Ok(name.to_owned()),
+            _ => Err(format!("-socket={socket}: Docker finds plugins by files NAME.sock; choose such a name")),
+        }
+    }
+
+    /// The chain of our forward rules: one name for the usual state, another for each further instance on the host.
+    pub fn chain(&self) -> String {
+        const CHAIN: &str = "FLANNEL-DOCKER";
+        if self.state_dir.as_path() == STATE_DIR {
+            return CHAIN.to_owned();
+        }
+        // FNV-1a: the name must be the same in every run and version, and short (iptables allows 28 characters).
+        let hash = self
+            .state_dir
+            .as_os_str()
+            .as_encoded_bytes()
+            .iter()
+            .fold(0x811c_9dc5_u32, |hash, byte| (hash ^ u32::from(*byte)).wrapping_mul(0x0100_0193));
+        format!("{CHAIN}-{hash:08x}")
+    }
+}
+
+/// The usage text.
+pub fn help() -> String {
+    usage(PROGRAM, FLAGS)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(args: &[&str], env: &[(&str, &str)]) -> Result<(Opts, Leftover), Stop> {
+        let env: Vec<_> = env.iter().map(|(n, v)| ((*n).to_owned(), (*v).to_owned())).collect();
+        Opts::parse(args.iter().map(|a| (*a).to_owned()), |name| {
+            env.iter().find(|(n, _)| n == name).map(|(_, v)| v.clone())
+        })
+    }
+
+    #[test]
+    fn flags_win_over_the_environment() {
+        let (opts, _) = read(
+            &["-socket", "/tmp/a.sock", "--v=2"],
+            &[("FLANNEL_DOCKER_SOCKET", "/tmp/b.sock"), ("FLANNEL_DOCKER_SUBNET_FILE", "/tmp/subnet.env")],
+        )
+        .unwrap();
+        assert_eq!(opts.socket.to_str(), Some("/tmp/a.sock"));
+        assert_eq!(opts.subnet_file.to_str(), Some("/tmp/subnet.env"));
+        assert_eq!((opts.verbosity, opts.state_dir.to_str()), (2, Some(STATE_DIR)));
+        assert!(matches!(read(&["-etcd-endpoints=x"], &[]), Err(Stop::Unknown(_))));
+    }
+
+    #[test]
+    fn the_sockets_name_is_the_drivers() {
+        let name = |socket: &str| Opts { socket: socket.into(), ..Opts::default() }.driver_name();
+        assert_eq!(name("/run/docker/plugins/flannel.sock").as_deref(), Ok("flannel"));
+        assert!(name("/run/docker/plugins/flannel").unwrap_err().contains("NAME.sock"));
+        assert!(name("/").is_err());
+    }
+
+    #[test]
+    fn each_instance_has_its_chain() {
+        let chain = |dir: &str| Opts { state_dir: dir.into(), ..Opts::default() }.chain();
+        assert_eq!(chain(STATE_DIR), "FLANNEL-DOCKER");
+        assert_ne!(chain("/tmp/a"), chain("/tmp/b"));
+        assert!(chain("/tmp/a").len() <= 28);
+    }
+}

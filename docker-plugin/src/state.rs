@@ -1,0 +1,284 @@
+//! What must survive a restart: networks, endpoints, pools. Docker tells each of them once and never again.
+//!
+//! One JSON file with a version, written whole and moved into place (temporary file, fsync, rename, fsync of the
+//! directory) before a call that changed it is answered. Calls that arrive while a write is under way share the next
+//! one. A file that can't be read is set aside, never overwritten.
+
+use std::collections::BTreeMap;
+use std::fs::{self, File, TryLockError};
+use std::io::{self, Write as _};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use flannel_core::name::Mac;
+use ipnet::IpNet;
+use serde::{Deserialize, Serialize};
+use tracing::{error, warn};
+
+use crate::error::Error;
+use crate::lease::Side;
+use crate::pool::Pool;
+
+/// The version of the file's layout this program writes; it reads no newer one.
+const VERSION: u32 = 1;
+
+/// Everything we remember.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct State {
+    version: u32,
+    /// Makes PoolIDs of a lost state differ from ours.
+    salt: u32,
+    next_pool: u64,
+    /// By PoolID.
+    pub pools: BTreeMap<String, Pool>,
+    /// By NetworkID.
+    pub networks: BTreeMap<String, Network>,
+}
+
+/// A Docker network.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Network {
+    /// One a family.
+    pub subnets: Vec<Subnet>,
+    /// Whose addresses they are: Docker's own address space, or ours.
+    pub address_space: String,
+    /// `-o com.docker.network.driver.mtu`; without it the lease's MTU counts.
+    pub mtu_option: Option<u32>,
+    /// `--internal`.
+    pub internal: bool,
+    /// The lease's MTU when it was last read, for a rebuild before flanneld is up.
+    pub lease_mtu: u32,
+    /// The lease when it was last read, in the network's families.
+    pub lease: Vec<Side>,
+    /// By EndpointID.
+    pub endpoints: BTreeMap<String, Endpoint>,
+}
+
+impl Network {
+    /// The MTU of its bridge and of new interfaces.
+    pub fn mtu(&self) -> u32 {
+        self.mtu_option.unwrap_or(self.lease_mtu)
+    }
+}
+
+/// A network's addresses of one family.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Subnet {
+    /// The range.
+    pub pool: IpNet,
+    /// The bridge's address, with the range's prefix length.
+    pub gateway: IpNet,
+}
+
+/// A container's place in a network.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Endpoint {
+    /// One a family.
+    pub addresses: Vec<IpNet>,
+    /// The interface's hardware address.
+    #[serde(with = "mac_text")]
+    pub mac: Mac,
+    /// The container it is in, where another network's routes may be there too.
+    pub sandbox: Option<String>,
+}
+
+mod mac_text {
+    use flannel_core::name::Mac;
+    use serde::{Deserialize as _, Deserializer, Serializer, de::Error as _};
+
+    pub(super) fn serialize<S: Serializer>(mac: &Mac, to: S) -> Result<S::Ok, S::Error> {
+        to.collect_str(mac)
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Mac, D::Error> {
+        String::deserialize(from)?.parse().map_err(D::Error::custom)
+    }
+}
+
+impl State {
+    fn new() -> Self {
+        Self {
+            version: VERSION,
+            salt: fastrand::u32(..),
+            next_pool: 1,
+            pools: BTreeMap::new(),
+            networks: BTreeMap::new(),
+        }
+    }
+
+    /// A PoolID that was never used before: were it made from the range, a late release for a deleted network could
+    /// hit a live one.
+    pub fn new_pool_id(&mut self) -> String {
+        let id = format!("pool-{:08x}-{}", self.salt, self.next_pool);
+        self.next_pool += 1;
+        id
+    }
+}
+
+/// The state with its file.
+#[derive(Debug)]
+pub struct Store {
+    path: Arc<Path>,
+    shared: Mutex<Shared>,
+    written: tokio::sync::Mutex<u64>,
+    // Held as long as the process lives: two writers would undo each other's work.
+    _lock: File,
+}
+
+#[derive(Debug)]
+struct Shared {
+    state: State,
+    generation: u64,
+}
+
+impl Store {
+    /// Reads the state in `dir`, which is made if need be and belongs to this process from now on.
+    pub fn open(dir: &Path) -> Result<Self, Error> {
+        let failed = |path: &Path, e: &dyn std::fmt::Display| {
+            Error::State(format!(
+                "{}: {e}; make it readable and writable, or name another place with -state-dir",
+                path.display()
+            ))
+        };
+        fs::create_dir_all(dir).map_err(|e| failed(dir, &e))?;
+        let lock_path = dir.join("lock");
+        let lock = File::create(&lock_path).map_err(|e| failed(&lock_path, &e))?;
+        match lock.try_lock() {
+            Ok(()) => {}
+            Err(TryLockError::WouldBlock) => {
+                let text = "is in use by another flannel-docker; stop that one, or name another place with -state-dir";
+                return Err(Error::State(format!("{} {text}", dir.display())));
+            }
+            Err(TryLockError::Error(e)) => return Err(failed(&lock_path, &e)),
+        }
+        let path = dir.join("state.json");
+        let mut state = match fs::read(&path) {
+            Ok(bytes) => parse(&path, &bytes)?,
+            Err(e) if e.kind() == io::ErrorKind::NotFound => State::new(),
+            Err(e) => return Err(failed(&path, &e)),
+        };
+        // Docker gives up a network whose creation we did not see the end of.
+        state.pools.retain(|_, pool| pool.network.as_ref().is_some_and(|n| state.networks.contains_key(n)));
+        let shared = Mutex::new(Shared { state, generation: 1 });
+        Ok(Self { path: path.into(), shared, written: tokio::sync::Mutex::new(0), _lock: lock })
+    }
+
+    /// Looks at the state.
+    pub fn read<T>(&self, look: impl FnOnce(&State) -> T) -> T {
+        look(&self.lock().state)
+    }
+
+    /// Changes the state and has it on the disk before it returns; if that fails, `undo` takes the change back.
+    /// `apply` must leave the state alone when it refuses.
+    pub async fn change<T>(
+        &self,
+        apply: impl FnOnce(&mut State) -> Result<T, Error>,
+        undo: impl FnOnce(&mut State, T),
+    ) -> Result<T, Error> {
+        let (value, generation) = {
+            let mut shared = self.lock();
+            let value = apply(&mut shared.state)?;
+            shared.generation += 1;
+            (value, shared.generation)
+        };
+        if let Err(e) = self.write(generation).await {
+            let mut shared = self.lock();
+            undo(&mut shared.state, value);
+            shared.generation += 1;
+            return Err(e);
+        }
+        Ok(value)
+    }
+
+    /// Takes something out of the state. A disk that refuses does not bring it back: the next write will tell.
+    pub async fn forget<T>(&self, apply: impl FnOnce(&mut State) -> T) -> T {
+        let (value, generation) = {
+            let mut shared = self.lock();
+            let before = shared.state.clone();
+            let value = apply(&mut shared.state);
+            if shared.state == before {
+                return value;
+            }
+            shared.generation += 1;
+            (value, shared.generation)
+        };
+        if let Err(e) = self.write(generation).await {
+            error!("{e}");
+        }
+        value
+    }
+
+    async fn write(&self, generation: u64) -> Result<(), Error> {
+        let mut written = self.written.lock().await;
+        if *written >= generation {
+            return Ok(());
+        }
+        let (bytes, newest) = {
+            let shared = self.lock();
+            let bytes = serde_json::to_vec_pretty(&shared.state);
+            (bytes.map_err(|e| Error::State(format!("state: {e}")))?, shared.generation)
+        };
+        let path = Arc::clone(&self.path);
+        let result = tokio::task::spawn_blocking(move || write_atomically(&path, &bytes)).await;
+        let result = result.unwrap_or_else(|e| Err(io::Error::other(e)));
+        result.map_err(|e| {
+            let path = self.path.display();
+            Error::State(format!("state file {path} can't be written: {e}; free the disk, or make it writable"))
+        })?;
+        *written = newest;
+        Ok(())
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Shared> {
+        self.shared.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn parse(path: &Path, bytes: &[u8]) -> Result<State, Error> {
+    #[derive(Deserialize)]
+    struct Header {
+        version: u32,
+    }
+    match serde_json::from_slice::<Header>(bytes) {
+        Ok(Header { version }) if version > VERSION => {
+            let text = "was written by a newer flannel-docker; run that, or name another place with -state-dir";
+            return Err(Error::State(format!("{} (version {version}) {text}", path.display())));
+        }
+        Ok(_) | Err(_) => {}
+    }
+    let error = match serde_json::from_slice(bytes) {
+        Ok(state) => return Ok(state),
+        Err(e) => e,
+    };
+    let aside = aside(path);
+    fs::rename(path, &aside).map_err(|e| {
+        Error::State(format!("{} is damaged ({error}) and can't be moved away: {e}; move it by hand", path.display()))
+    })?;
+    warn!(
+        "{} is damaged ({error}): it is kept as {}; networks made before must be removed and created again",
+        path.display(),
+        aside.display()
+    );
+    Ok(State::new())
+}
+
+/// A name beside `path` that is not taken.
+fn aside(path: &Path) -> PathBuf {
+    let numbered = (1u64..).map(|n| path.with_extension(format!("json.damaged-{n}")));
+    numbered.into_iter().find(|p| !p.exists()).unwrap_or_else(|| path.with_extension("json.damaged"))
+}
+
+fn write_atomically(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    let temporary = path.with_extension("json.new");
+    let mut file = File::create(&temporary)?;
+    file.write_all(bytes)?;
+    file.sync_all()?;
+    fs::rename(&temporary, path)?;
+    match path.parent() {
+        Some(dir) => File::open(dir)?.sync_all(),
+        None => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests;

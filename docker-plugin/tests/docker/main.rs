@@ -1,0 +1,10 @@
+//! The plugin under the real Docker of this machine, used as a user would: by the `docker` command.
+//!
+//! Needs root, a running dockerd, iptables, iproute2 and busybox-static. Every name is unique to its test, every test
+//! has a lease of its own, and all that was made is removed.
+
+mod support;
+
+mod addresses;
+mod faults;
+mod life;
