@@ -30,8 +30,6 @@ mod key;
 /// Outer IPv6 (40), UDP (8) and WireGuard (32) headers, in bytes; upstream takes as much for IPv4.
 const OVERHEAD: u32 = 80;
 const KEY_FILE: &str = "/run/flannel/wgkey";
-/// Names another key file.
-const KEY_FILE_VARIABLE: &str = "WIREGUARD_KEY_FILE";
 
 /// A device as it must be.
 #[derive(Debug, Clone)]
@@ -64,19 +62,28 @@ struct Own {
 }
 
 impl Prepared {
-    /// Makes the devices, then the key: a kernel without wireguard is no reason to leave anything behind.
+    /// Reads the key, makes the devices, makes the key if there was none: neither a bad key file nor a kernel without
+    /// wireguard is a reason to leave anything behind.
     pub async fn new(kernel: &Netlink, options: &Options, uplink: &ExternalInterface) -> Result<Self, Error> {
         let own = Own {
             v4: uplink.v4.is_some(),
             v6: uplink.v6.is_some(),
             v6_public: uplink.v6.is_some_and(|a| !is_private(IpAddr::V6(a.public))),
         };
+        let path = std::env::var_os(key::VARIABLE).filter(|p| !p.is_empty());
+        let path = path.map_or_else(|| PathBuf::from(KEY_FILE), PathBuf::from);
+        let known = key::read(&path).map_err(fail)?;
         let devices = devices(options, own, uplink.mtu).map_err(fail)?;
         for device in &devices {
             kernel.ensure_wireguard(&device.spec).await.map_err(setup("wireguard"))?;
         }
-        let path = std::env::var_os(KEY_FILE_VARIABLE).filter(|p| !p.is_empty());
-        let key = key::ensure(&path.map_or_else(|| PathBuf::from(KEY_FILE), PathBuf::from)).map_err(fail)?;
+        let key = match known.map_or_else(|| key::make(&path), Ok) {
+            Ok(key) => key,
+            Err(reason) => {
+                remove(kernel, &devices).await;
+                return Err(fail(reason));
+            }
+        };
         Ok(Self {
             devices,
             key,
@@ -132,11 +139,15 @@ impl Prepared {
 
     /// Removes the devices.
     pub async fn detach(&self, kernel: &Netlink) {
-        for Device { spec, .. } in &self.devices {
-            match kernel.remove_wireguard(&spec.name).await {
-                Ok(()) => tracing::info!("removed device {}", spec.name),
-                Err(error) => tracing::warn!("{error}"),
-            }
+        remove(kernel, &self.devices).await;
+    }
+}
+
+async fn remove(kernel: &Netlink, devices: &[Device]) {
+    for Device { spec, .. } in devices {
+        match kernel.remove_wireguard(&spec.name).await {
+            Ok(()) => tracing::info!("removed device {}", spec.name),
+            Err(error) => tracing::warn!("{error}"),
         }
     }
 }

@@ -17,6 +17,23 @@ fn daemon(host: &Host) -> Flanneld<'_> {
     host.flanneld(FLANNELD).env("WIREGUARD_KEY_FILE", key_file(host).display().to_string())
 }
 
+/// Before anything is made.
+#[test]
+fn a_bad_key_file_is_named() {
+    lab(1, CONFIG_WITH_SECRET).check(|lab| {
+        let (host, key) = (lab.host(1), key_file(lab.host(1)));
+        std::fs::create_dir(host.directory().join("keys")).context(|| "keys".to_owned())?;
+        std::fs::write(&key, "c2VjcmV0").context(|| "wgkey".to_owned())?;
+        let exit = daemon(host).run(SOON)?;
+        assert_eq!(exit.code, Some(1), "{}", exit.log);
+        one_line(&exit.log, &["backend wireguard", &key.display().to_string(), "remove it"]);
+        assert!(!exit.log.contains("c2VjcmV0"), "a secret in the log:\n{}", exit.log);
+        assert!(host.ip("link show dev flannel-wg").is_err(), "a device was left");
+        assert_eq!(lab.etcd().list(SUBNETS)?, [], "a lease was left");
+        Ok(())
+    });
+}
+
 /// With wireguard in the kernel two hosts' containers talk through it, and the device ends with the daemon.
 #[test]
 fn it_works_or_the_kernel_is_named_before_there_is_a_lease() {

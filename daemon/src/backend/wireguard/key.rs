@@ -7,16 +7,28 @@ use std::path::Path;
 
 use flannel_core::wireguard::{PublicKey, Secret};
 
-/// Reads the key, or makes one. The error is one line that names the file.
-pub(super) fn ensure(path: &Path) -> Result<Secret, String> {
-    let fail = |what: &str, error: io::Error| format!("can't {what} the key file {}: {error}", path.display());
+/// Names another key file than the usual one.
+pub(super) const VARIABLE: &str = "WIREGUARD_KEY_FILE";
+
+/// Reads the key; nothing when there is no file. Errors are one line that names the file.
+pub(super) fn read(path: &Path) -> Result<Option<Secret>, String> {
     match fs::read_to_string(path) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-        read => return parse(&read.map_err(|e| fail("read", e))?, path),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(fault("read", path, &error)),
+        Ok(text) => parse(&text, path).map(Some),
     }
-    create(path, generate().map_err(|e| fail("draw a key for", e))?).map_err(|e| fail("make", e))?;
+}
+
+/// Makes a key.
+pub(super) fn make(path: &Path) -> Result<Secret, String> {
+    let made = generate().and_then(|key| create(path, key));
+    made.map_err(|e| fault("make", path, &e))?;
     // Another daemon of this host may have been quicker: what stands in the file counts.
-    parse(&fs::read_to_string(path).map_err(|e| fail("read", e))?, path)
+    read(path)?.ok_or_else(|| format!("the key file {} was removed right after it was made", path.display()))
+}
+
+fn fault(what: &str, path: &Path, error: &io::Error) -> String {
+    format!("can't {what} the key file {}: {error}; {VARIABLE} names another", path.display())
 }
 
 /// The public half.
@@ -87,12 +99,14 @@ mod tests {
     fn a_key_is_made_once_and_kept() {
         let root = tempfile::tempdir().unwrap();
         let path = root.path().join("run/flannel/wgkey");
-        let key = ensure(&path).unwrap();
+        assert_eq!(read(&path), Ok(None));
+        let key = make(&path).unwrap();
         assert_eq!(fs::read_to_string(&path).unwrap(), key.to_base64());
         assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o7777, 0o400);
         assert_eq!(fs::read_dir(path.parent().unwrap()).unwrap().count(), 1);
-        assert_eq!(ensure(&path), Ok(key));
-        assert_ne!(ensure(&root.path().join("other")).unwrap(), key);
+        assert_eq!(read(&path), Ok(Some(key)));
+        assert_eq!(make(&path), Ok(key), "one that is there is kept");
+        assert_ne!(make(&root.path().join("other")).unwrap(), key);
         assert_eq!((key.0[0] & 7, key.0[31] & 192), (0, 64));
     }
 
@@ -101,10 +115,11 @@ mod tests {
         let root = tempfile::tempdir().unwrap();
         let path = root.path().join("wgkey");
         fs::write(&path, "c2VjcmV0\n").unwrap();
-        let error = ensure(&path).unwrap_err();
+        let error = read(&path).unwrap_err();
         assert!(error.contains(path.to_str().unwrap()) && error.contains("remove it"), "{error}");
         assert!(!error.contains("c2VjcmV0"), "{error}");
         assert_eq!(fs::read_to_string(&path).unwrap(), "c2VjcmV0\n");
-        assert!(ensure(root.path()).unwrap_err().contains("can't read the key file"));
+        assert!(read(root.path()).unwrap_err().contains("can't read the key file"));
+        assert!(make(&path.join("below/a/file")).unwrap_err().contains("can't make the key file"));
     }
 }
