@@ -156,9 +156,10 @@ impl Prepared {
     pub async fn stands(&self, kernel: &Netlink) -> Result<bool, KernelError> {
         match self {
             Self::Vxlan(vxlan) => vxlan.stands(kernel).await,
+            Self::Udp(udp) => udp.stands(kernel).await,
             Self::Ipip(ipip) => ipip.stands(kernel).await,
             Self::Wireguard(wireguard) => wireguard.stands(kernel).await,
-            Self::HostGw(_) | Self::Udp(_) | Self::Alloc(_) | Self::Extension(_) => Ok(true),
+            Self::HostGw(_) | Self::Alloc(_) | Self::Extension(_) => Ok(true),
         }
     }
 

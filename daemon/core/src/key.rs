@@ -97,7 +97,12 @@ impl FromStr for SubnetKey {
                 Some(v6) => Some(subnet(v6, 127, |n: Ipv6Net| n == n.trunc()).filter(|_| lower(v6))?),
                 None => None,
             };
-            Self::new(Some(v4).filter(|v4| v4.prefix_len() > 0 || v6.is_none()), v6)
+            // 0.0.0.0-0 stands for "no IPv4", and only beside IPv6: a subnet that is everything would take the place of
+            // every host's default route.
+            if v6.is_some_and(|v6| v6.prefix_len() == 0) {
+                return None;
+            }
+            Self::new(Some(v4).filter(|v4| v4.prefix_len() > 0), v6)
         };
         parse().ok_or_else(|| BadKey(text.to_owned()))
     }
@@ -164,6 +169,8 @@ mod tests {
             "10.5.57.0-24&FD00::-64",
             "10.5.57.0-24&fd00::-128",
             "10.5.57.0-24&fd00::-64&x",
+            "0.0.0.0-0",
+            "10.5.57.0-24&::-0",
         ] {
             let error = SubnetKey::from_etcd_key(&format!("/p/subnets/{bad}")).unwrap_err();
             assert!(error.to_string().contains(&format!("/p/subnets/{bad}")), "{error}");

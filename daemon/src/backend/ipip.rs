@@ -30,8 +30,8 @@ pub struct Prepared {
     spec: IpipSpec,
     uplink: LinkIndex,
     direct_routing: bool,
-    /// The device of the last attaching.
-    made: Option<LinkIndex>,
+    /// The device of the last attaching, with its address.
+    made: Option<(LinkIndex, IpNet)>,
 }
 
 impl Prepared {
@@ -55,18 +55,17 @@ impl Prepared {
         let (Some(range), Some(subnet)) = (config.v4, lease.v4()) else {
             return Err(Error::Setup { backend: "ipip", reason: "the lease has no IPv4 subnet".into() });
         };
+        let address = base(subnet.into());
         let link = kernel.ensure_ipip(&self.spec).await.map_err(setup("ipip"))?;
-        kernel.ensure_address(link, base(subnet.into()), range.network).await.map_err(setup("ipip"))?;
-        self.made = Some(link);
+        kernel.ensure_address(link, address, range.network).await.map_err(setup("ipip"))?;
+        self.made = Some((link, address));
         Ok(Ipip { link, uplink: self.uplink, mtu: self.spec.mtu, range, direct: self.direct_routing })
     }
 
     /// Whether the device is still that of the last attaching.
     pub async fn stands(&self, kernel: &Netlink) -> Result<bool, KernelError> {
-        match self.made {
-            Some(made) => kernel.device_stands(&self.spec.name, made).await,
-            None => Ok(true),
-        }
+        let Some((link, address)) = self.made else { return Ok(false) };
+        Ok(kernel.device_stands(&self.spec.name, link).await? && kernel.has_address(link, address).await?)
     }
 }
 

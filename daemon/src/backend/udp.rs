@@ -39,6 +39,7 @@ pub struct Prepared {
     uplink: LinkIndex,
     mtu: u32,
     running: Option<Running>,
+    made: Option<(LinkIndex, IpNet)>,
 }
 
 struct Running {
@@ -58,7 +59,8 @@ impl Prepared {
             tracing::warn!("backend udp carries IPv4 only: the IPv6 subnets of this network stay unconnected");
         }
         let listen = SocketAddrV4::new(v4.own, options.port);
-        Ok(Self { listen, uplink: uplink.index, mtu: uplink.mtu.saturating_sub(OVERHEAD), running: None })
+        let mtu = uplink.mtu.saturating_sub(OVERHEAD);
+        Ok(Self { listen, uplink: uplink.index, mtu, running: None, made: None })
     }
 
     /// Opens device and socket and starts the proxy; a device that was lost is opened anew.
@@ -84,7 +86,15 @@ impl Prepared {
         }
         let Some(running) = &self.running else { return Err(fail("the proxy is not running".into())) };
         let link = self.configure(kernel, &running.name, subnet, network).await.map_err(|e| fail(e.to_string()))?;
-        Ok(Udp { link, uplink: (self.uplink, range), mtu: self.mtu, network, subnet, tunnels: running.tunnels.clone() })
+        let tunnels = running.tunnels.clone();
+        self.made = Some((link, base(subnet.into())));
+        Ok(Udp { link, uplink: (self.uplink, range), mtu: self.mtu, network, subnet, tunnels })
+    }
+
+    /// Whether the device is the one of the last attaching and has its address.
+    pub async fn stands(&self, kernel: &Netlink) -> Result<bool, KernelError> {
+        let (Some(running), Some((link, address))) = (&self.running, self.made) else { return Ok(false) };
+        Ok(kernel.index_of(&running.name).await? == Some(link) && kernel.has_address(link, address).await?)
     }
 
     async fn configure(

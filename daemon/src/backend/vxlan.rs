@@ -63,7 +63,13 @@ pub struct Prepared {
     uplink: LinkIndex,
     direct_routing: bool,
     tx_checksum: Option<bool>,
-    made: Vec<(Family, LinkIndex)>,
+    made: Vec<Made>,
+}
+
+/// A device that was attached.
+struct Made {
+    link: LinkIndex,
+    address: Option<IpNet>,
 }
 
 impl Prepared {
@@ -116,20 +122,23 @@ impl Prepared {
         lease: SubnetKey,
     ) -> Result<Vxlan, KernelError> {
         let mut links = Vec::new();
+        self.made.clear();
         for (family, spec) in &self.vteps {
             let device = kernel.ensure_vxlan(spec, MacPolicy::Insist).await?;
             accept_no_router_advertisements(&spec.name);
             if let Some(on) = self.tx_checksum {
                 offload::set_tx_checksum(&spec.name, on).await?;
             }
+            let mut made = Made { link: device.index, address: None };
             for range in config.ranges().filter(|range| Family::of(&range.network) == *family) {
                 if let Some(subnet) = lease.net_like(&range.network) {
                     kernel.ensure_address(device.index, base(subnet), range.network).await?;
+                    made.address = Some(base(subnet));
                 }
             }
             links.push((*family, device.index));
+            self.made.push(made);
         }
-        self.made = links.clone();
         Ok(Vxlan {
             links,
             uplink: self.uplink,
@@ -142,14 +151,21 @@ impl Prepared {
 }
 
 impl Prepared {
-    /// Whether the devices are still those of the last attaching, with the MAC addresses the other hosts know.
+    /// Whether the devices are still those of the last attaching, with the MAC addresses the other hosts know and with
+    /// their own addresses.
     pub async fn stands(&self, kernel: &Netlink) -> Result<bool, KernelError> {
-        for ((_, spec), (_, made)) in self.vteps.iter().zip(&self.made) {
-            if !kernel.vxlan_stands(spec, *made).await? {
+        for ((_, spec), made) in self.vteps.iter().zip(&self.made) {
+            if !kernel.vxlan_stands(spec, made.link).await? {
+                return Ok(false);
+            }
+            if let Some(address) = made.address
+                && !kernel.has_address(made.link, address).await?
+            {
                 return Ok(false);
             }
         }
-        Ok(true)
+        // An attaching that failed half-way is to be repeated.
+        Ok(self.made.len() == self.vteps.len())
     }
 }
 

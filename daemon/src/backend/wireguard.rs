@@ -13,6 +13,7 @@ use std::path::PathBuf;
 use flannel_core::backend_config::{Mode, Wireguard as Options};
 use flannel_core::config::{NetworkConfig, Range};
 use flannel_core::entry::{Entry, LinkIndex, Peer, Route};
+use flannel_core::ipnet::IpNet;
 use flannel_core::key::SubnetKey;
 use flannel_core::lease::{BadLease, Lease};
 use flannel_core::name::IfName;
@@ -48,8 +49,8 @@ pub struct Prepared {
     options: Options,
     own: Own,
     uplink: LinkIndex,
-    /// The devices of the last attaching.
-    made: Vec<LinkIndex>,
+    /// The devices of the last attaching, with their addresses.
+    made: Vec<(LinkIndex, Vec<IpNet>)>,
 }
 
 /// How this host is reached.
@@ -107,21 +108,24 @@ impl Prepared {
         config: &NetworkConfig,
         lease: SubnetKey,
     ) -> Result<Wireguard, Error> {
+        self.made.clear();
         let mut links = Vec::new();
         let mut routes = Vec::new();
         for device in &self.devices {
             let link = kernel.ensure_wireguard(&device.spec).await.map_err(setup("wireguard"))?;
             kernel.set_wireguard(link, self.key, device.port).await.map_err(setup("wireguard"))?;
+            let mut addresses = Vec::new();
             for range in config.ranges() {
                 let ours = if range.network.addr().is_ipv4() { device.v4 } else { device.v6 };
                 let Some(subnet) = lease.net_like(&range.network).filter(|_| ours) else { continue };
                 kernel.ensure_address(link, base(subnet), range.network).await.map_err(setup("wireguard"))?;
+                addresses.push(base(subnet));
                 let route = |dst| Entry::Route(Route { dst, via: None, link, onlink: false });
                 routes.extend(without(range.network, subnet).into_iter().map(route));
             }
             links.push(Tunnel { link, v4: device.v4, v6: device.v6 });
+            self.made.push((link, addresses));
         }
-        self.made = links.iter().map(|t| t.link).collect();
         let shared = Some((self.uplink, config.ranges().copied().collect()));
         let mtu = self.devices.iter().map(|d| d.spec.mtu).min().unwrap_or_default();
         Ok(Wireguard { links, shared, routes, mtu, options: self.options.clone(), own: self.own })
@@ -129,12 +133,18 @@ impl Prepared {
 
     /// Whether the devices are still those of the last attaching.
     pub async fn stands(&self, kernel: &Netlink) -> Result<bool, KernelError> {
-        for (device, made) in self.devices.iter().zip(&self.made) {
-            if !kernel.device_stands(&device.spec.name, *made).await? {
+        for (device, (link, addresses)) in self.devices.iter().zip(&self.made) {
+            if !kernel.device_stands(&device.spec.name, *link).await? {
                 return Ok(false);
             }
+            for address in addresses {
+                if !kernel.has_address(*link, *address).await? {
+                    return Ok(false);
+                }
+            }
         }
-        Ok(true)
+        // An attaching that failed half-way is to be repeated.
+        Ok(self.made.len() == self.devices.len())
     }
 
     /// Removes the devices.

@@ -61,6 +61,13 @@ impl Netlink {
         Ok(link.is_some_and(|l| l.header.index == made.0 && l.header.flags.contains(LinkFlags::Up)))
     }
 
+    /// Whether a device has this address.
+    pub async fn has_address(&self, link: LinkIndex, own: IpNet) -> Result<bool, KernelError> {
+        let request = self.handle.address().get().set_link_index_filter(link.0);
+        let messages = collect(request.execute(), || format!("list the addresses of device {}", link.0)).await?;
+        Ok(messages.iter().any(|message| address(message) == Some(own)))
+    }
+
     async fn set_up(&self, link: LinkIndex) -> Result<(), KernelError> {
         let up = LinkUnspec::new_with_index(link.0).up().build();
         self.handle.link().set(up).execute().await.map_err(refused(|| format!("bring up device {}", link.0)))

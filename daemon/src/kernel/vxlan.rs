@@ -107,11 +107,12 @@ impl Netlink {
         Ok(())
     }
 
-    /// Whether the device is still the one that was made, with the MAC address the other hosts know, and up.
+    /// Whether the device is still the one that was made, with the MAC address the other hosts know and its MTU, and up.
     pub async fn vxlan_stands(&self, spec: &VxlanSpec, made: LinkIndex) -> Result<bool, KernelError> {
         let Some(link) = self.link(&spec.name).await? else { return Ok(false) };
         let up = link.header.flags.contains(LinkFlags::Up);
-        Ok(up && read(&link).is_some_and(|there| there.vxlan == Vxlan { index: made, mac: spec.mac }))
+        let same_mtu = device::mtu(&link) == Some(spec.mtu);
+        Ok(up && same_mtu && read(&link).is_some_and(|there| there.vxlan == Vxlan { index: made, mac: spec.mac }))
     }
 
     async fn give_back_mac(&self, spec: &VxlanSpec, there: Vxlan) -> Result<Vxlan, KernelError> {

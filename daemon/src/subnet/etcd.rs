@@ -102,7 +102,7 @@ impl EtcdStore {
             let reason = match tokio::time::timeout(ANSWER, attempt).await {
                 Ok(Ok(value)) => return Ok(value),
                 Ok(Err(error)) if !is_transport(&error) => return Err(refusal(reason(&error))),
-                Ok(Err(error)) => reason(&error),
+                Ok(Err(error)) => self.with_remedy(reason(&error)),
                 Err(_) => format!("no answer within {} s", ANSWER.as_secs()),
             };
             reasons.push(format!("{}: {reason}", self.give_up_endpoint()));
@@ -134,6 +134,22 @@ impl EtcdStore {
         };
         self.connected.borrow_mut().client = Some(client.clone());
         Ok(client)
+    }
+
+    /// A reason that has to do with certificates, with the flag to look at. What etcd does with a client certificate it
+    /// does not like is seen as an alert or as a closed connection, whichever comes first: both are told alike.
+    fn with_remedy(&self, reason: String) -> String {
+        let secure = self.endpoints.iter().any(|e| e.starts_with("https://"));
+        let broken_off = ["received fatal alert", "connection closed", "onnection reset", "roken pipe"];
+        if reason.contains("UnknownIssuer") {
+            format!("{reason}; give the authority that signed etcd's certificate by -etcd-cafile")
+        } else if secure && broken_off.iter().any(|sign| reason.contains(sign)) {
+            "etcd breaks off the connection; if it asks for a client certificate, give one it accepts by -etcd-certfile \
+             and -etcd-keyfile"
+                .into()
+        } else {
+            reason
+        }
     }
 
     /// Drops the connection in use and moves on; returns the endpoint it was.
@@ -275,20 +291,29 @@ fn endpoint(text: &str) -> Result<String, StoreError> {
 }
 
 fn tls(options: &EtcdOptions) -> Result<TlsOptions, StoreError> {
-    let read = |flag: &str, path: &str| {
-        std::fs::read(path).map_err(|e| StoreError::Setup(format!("flag -{flag}: can't read {path}: {e}")))
+    // The TLS library takes a file without any certificate for one with none to trust, and says nothing.
+    let read = |flag: &str, path: &str, wanted: &str| {
+        let pem = std::fs::read_to_string(path)
+            .map_err(|e| StoreError::Setup(format!("flag -{flag}: can't read {path}: {e}")))?;
+        if pem.lines().any(|line| line.starts_with("-----BEGIN ") && line.contains(wanted)) {
+            return Ok(pem);
+        }
+        Err(StoreError::Setup(format!("flag -{flag}: {path} holds no {wanted} in PEM form")))
     };
     let mut tls = TlsOptions::new();
     if options.cafile.is_empty() {
         tls = tls.with_native_roots();
     } else {
-        tls = tls.ca_certificate(Certificate::from_pem(read("etcd-cafile", &options.cafile)?));
+        tls = tls.ca_certificate(Certificate::from_pem(read("etcd-cafile", &options.cafile, "CERTIFICATE")?));
     }
     match (options.certfile.as_str(), options.keyfile.as_str()) {
         ("", "") => Ok(tls),
         ("", _) => Err(StoreError::Setup("flag -etcd-keyfile needs -etcd-certfile beside it".into())),
         (_, "") => Err(StoreError::Setup("flag -etcd-certfile needs -etcd-keyfile beside it".into())),
-        (cert, key) => Ok(tls.identity(Identity::from_pem(read("etcd-certfile", cert)?, read("etcd-keyfile", key)?))),
+        (cert, key) => {
+            let cert = read("etcd-certfile", cert, "CERTIFICATE")?;
+            Ok(tls.identity(Identity::from_pem(cert, read("etcd-keyfile", key, "PRIVATE KEY")?)))
+        }
     }
 }
 
@@ -296,6 +321,8 @@ fn tls(options: &EtcdOptions) -> Result<TlsOptions, StoreError> {
 fn refusal(reason: String) -> StoreError {
     if reason.contains("invalid user ID or password") {
         StoreError::Setup("flags -etcd-username and -etcd-password: etcd does not accept them".into())
+    } else if reason.contains("user name is empty") {
+        StoreError::Refused(format!("{reason}; give a user by -etcd-username and -etcd-password"))
     } else {
         StoreError::Refused(reason)
     }

@@ -11,21 +11,36 @@
 //!
 //! A module an idea; each test makes its own hosts, so all run at once.
 
+mod blackhole;
+mod certificates;
+mod check_config;
 mod claim;
 mod command_line;
 mod config;
+mod device;
+mod dual_stack;
+mod endpoints;
 mod errors;
+mod etcd_auth;
+mod etcd_tls;
 mod expiry;
 mod extension;
+mod flap;
 mod health;
 mod ipip;
+mod leases;
+mod metrics;
+mod nftables;
+mod offload;
 mod outage;
 mod peers;
 mod pods;
+mod reboot;
 mod recorded;
 mod repair;
 mod restart;
 mod rules;
+mod storm;
 mod support;
 mod switch;
 mod udp;

@@ -38,7 +38,7 @@ fn filter() -> Vec<String> {
 }
 
 /// Lines of ours: with our chains or our comments.
-fn ours(host: &Host) -> Result<Vec<String>> {
+pub(crate) fn ours(host: &Host) -> Result<Vec<String>> {
     let all = [host.rules("nat")?, host.rules("filter")?].concat();
     Ok(all.into_iter().filter(|l| l.contains("FLANNEL") || l.contains("flanneld")).collect())
 }
@@ -218,20 +218,4 @@ fn only_what_leaves_the_network_is_masqueraded() {
         assert_eq!(source_seen(&one, lab.switch(), world)?, lab.host(1).address());
         Ok(())
     });
-}
-
-/// The source address a datagram from `sender` has when it reaches `address` in `receiver`.
-fn source_seen(sender: &Namespace, receiver: &Namespace, address: std::net::Ipv4Addr) -> Result<std::net::Ipv4Addr> {
-    let what = |e: std::io::Error| Error::new(format!("datagram to {address}: {e}"));
-    let socket = receiver.run(|_| std::net::UdpSocket::bind((address, 0)))?.map_err(what)?;
-    socket.set_read_timeout(Some(Duration::from_secs(5))).map_err(what)?;
-    let target = socket.local_addr().map_err(what)?;
-    sender
-        .run(|_| std::net::UdpSocket::bind("0.0.0.0:0").and_then(|s| s.send_to(b"who am I", target)))?
-        .map_err(what)?;
-    let (_, from) = socket.recv_from(&mut [0; 64]).map_err(what)?;
-    match from.ip() {
-        std::net::IpAddr::V4(ip) => Ok(ip),
-        std::net::IpAddr::V6(ip) => Err(Error::new(format!("{ip} is no IPv4 address"))),
-    }
 }

@@ -88,3 +88,34 @@ pub(crate) fn http_get(host: &Host, address: Ipv4Addr, port: u16, path: &str) ->
     let status = head.split_whitespace().nth(1).and_then(|s| s.parse().ok());
     Ok((status.context(|| format!("{}: no status: {head}", what()))?, body.to_owned()))
 }
+
+/// The source address a datagram from `sender` has when it reaches `address` in `receiver`.
+pub(crate) fn source_seen(sender: &Namespace, receiver: &Namespace, address: Ipv4Addr) -> Result<Ipv4Addr> {
+    let what = |e: std::io::Error| Error::new(format!("datagram to {address}: {e}"));
+    let socket = receiver.run(|_| std::net::UdpSocket::bind((address, 0)))?.map_err(what)?;
+    socket.set_read_timeout(Some(Duration::from_secs(5))).map_err(what)?;
+    let target = socket.local_addr().map_err(what)?;
+    sender
+        .run(|_| std::net::UdpSocket::bind("0.0.0.0:0").and_then(|s| s.send_to(b"who am I", target)))?
+        .map_err(what)?;
+    let (_, from) = socket.recv_from(&mut [0; 64]).map_err(what)?;
+    match from.ip() {
+        std::net::IpAddr::V4(ip) => Ok(ip),
+        std::net::IpAddr::V6(ip) => Err(Error::new(format!("{ip} is no IPv4 address"))),
+    }
+}
+
+/// Leases of hosts that are not there, `10.5.<third>.0/24`, as vxlan ones with a MAC of their own.
+pub(crate) fn absent_vxlan_hosts(lab: &Lab, thirds: std::ops::Range<u8>) -> Result<()> {
+    for third in thirds {
+        lab.etcd().put(&format!("{SUBNETS}10.5.{third}.0-24"), &absent_vxlan(third))?;
+    }
+    Ok(())
+}
+
+/// The value of such a lease.
+pub(crate) fn absent_vxlan(last: u8) -> String {
+    format!(
+        r#"{{"PublicIP":"172.31.77.{last}","PublicIPv6":null,"BackendType":"vxlan","BackendData":{{"VNI":1,"VtepMAC":"02:00:00:00:00:{last:02x}"}}}}"#
+    )
+}

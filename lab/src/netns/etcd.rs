@@ -60,9 +60,15 @@ impl Etcd {
 
     /// Starts it on its old data, if any, and waits until it answers.
     pub fn start(&self) -> Result<()> {
+        self.start_with(&[], &[])
+    }
+
+    /// The same, listening on `urls` too, with `args` beside the usual ones. The tests go on speaking plain HTTP to it.
+    pub fn start_with(&self, urls: &[&str], args: &[&str]) -> Result<()> {
         let mut command = self.namespace.command("etcd");
         command.arg("--data-dir").arg(&self.data);
-        command.args(["--listen-client-urls", "http://0.0.0.0:2379", "--advertise-client-urls", &self.endpoint()]);
+        let listen = [&["http://0.0.0.0:2379"], urls].concat().join(",");
+        command.args(["--listen-client-urls", &listen, "--advertise-client-urls", &self.endpoint()]).args(args);
         // One member wins its election as soon as it looks: short timers, since each test waits for it.
         command.args(["--listen-peer-urls", "http://127.0.0.1:2380", "--log-level", "warn", "--logger", "zap"]);
         command.args(["--heartbeat-interval", "20", "--election-timeout", "200"]);
@@ -74,6 +80,13 @@ impl Etcd {
             }
             self.get("/").map(drop)
         })
+    }
+
+    /// Runs `etcdctl ARGUMENTS` (words without quotes) against it.
+    pub fn ctl(&self, arguments: &str) -> Result<String> {
+        let mut command = self.namespace.command("etcdctl");
+        command.env("ETCDCTL_API", "3").arg(format!("--endpoints=http://127.0.0.1:{PORT}"));
+        super::output(command.args(arguments.split_whitespace()))
     }
 
     /// Stops it; the data stays.

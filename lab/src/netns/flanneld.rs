@@ -109,8 +109,14 @@ pub struct Daemon {
 }
 
 impl Daemon {
-    /// Waits until this daemon, not an earlier one, has written its subnet file.
+    /// Waits until this daemon, not an earlier one, has written its subnet file; its IPv4 side.
     pub fn ready(&self) -> Result<SubnetEnv> {
+        self.wrote()?;
+        SubnetEnv::read(&self.subnet_file)
+    }
+
+    /// Waits until this daemon, not an earlier one, has written its subnet file; its text.
+    pub fn wrote(&self) -> Result<String> {
         eventually("subnet.env", SOON, || {
             if let Some(status) = self.process.exited()? {
                 return Err(Error::new(format!("flanneld ended, {status}:\n{}", self.log())));
@@ -118,7 +124,7 @@ impl Daemon {
             if !self.has_written() {
                 return Err(Error::new(format!("{} not written; log:\n{}", self.subnet_file.display(), self.log())));
             }
-            SubnetEnv::read(&self.subnet_file)
+            std::fs::read_to_string(&self.subnet_file).context(|| self.subnet_file.display().to_string())
         })
     }
 
@@ -196,10 +202,7 @@ impl SubnetEnv {
     /// Reads a file.
     pub fn read(path: &Path) -> Result<Self> {
         let text = std::fs::read_to_string(path).context(|| path.display().to_string())?;
-        let value = |name: &str| {
-            let found = text.lines().find_map(|l| l.strip_prefix(name)?.strip_prefix('='));
-            found.context(|| format!("{}: no {name} in {text:?}", path.display()))
-        };
+        let value = |name: &str| Self::value(&text, name).context(|| path.display().to_string());
         let net = |name: &str| value(name)?.parse::<Ipv4Net>().context(|| format!("{}: {name}", path.display()));
         Ok(Self {
             network: net("FLANNEL_NETWORK")?,
@@ -207,6 +210,12 @@ impl SubnetEnv {
             mtu: value("FLANNEL_MTU")?.parse().context(|| format!("{}: FLANNEL_MTU", path.display()))?,
             text: text.clone(),
         })
+    }
+
+    /// The value of one of the file's variables.
+    pub fn value<'a>(text: &'a str, name: &str) -> Result<&'a str> {
+        let found = text.lines().find_map(|l| l.strip_prefix(name)?.strip_prefix('='));
+        found.context(|| format!("no {name} in {text:?}"))
     }
 
     /// The lease: the gateway's subnet.

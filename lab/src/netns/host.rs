@@ -65,6 +65,17 @@ impl Host {
         SubnetEnv::read(&self.subnet_file())
     }
 
+    /// The text of its `subnet.env`, as it is now.
+    pub fn subnet_text(&self) -> Result<String> {
+        let path = self.subnet_file();
+        std::fs::read_to_string(&path).context(|| path.display().to_string())
+    }
+
+    /// The IPv6 routes to global addresses (`ip -6 route`), one a line.
+    pub fn routes6(&self) -> Result<Vec<String>> {
+        Ok(lines(&self.ip("-6 route")?).into_iter().filter(|line| !line.starts_with("fe80:")).collect())
+    }
+
     /// The daemon `program`, to be started here with the usual flags (etcd's endpoint, the subnet file) and more.
     pub fn flanneld(&self, program: impl Into<PathBuf>) -> Flanneld<'_> {
         Flanneld::new(self, program.into())
@@ -88,7 +99,16 @@ impl Host {
 
     /// `iptables-save -t TABLE` without comments and counters: policies, chains and rules.
     pub fn rules(&self, table: &str) -> Result<Vec<String>> {
-        let all = self.exec(&format!("iptables-save -t {table}"))?;
+        self.saved("iptables-save", table)
+    }
+
+    /// The same of `ip6tables-save`.
+    pub fn rules6(&self, table: &str) -> Result<Vec<String>> {
+        self.saved("ip6tables-save", table)
+    }
+
+    fn saved(&self, program: &str, table: &str) -> Result<Vec<String>> {
+        let all = self.exec(&format!("{program} -t {table}"))?;
         Ok(lines(&all).into_iter().filter(|l| l.starts_with(':') || l.starts_with("-A")).map(without_count).collect())
     }
 
@@ -103,6 +123,12 @@ impl Host {
         let line = self.ip(&format!("-o link show dev {device}"))?;
         let mut words = line.split_whitespace().skip_while(|w| *w != "link/ether");
         words.nth(1).map(str::to_owned).context(|| format!("no MAC in {line:?}"))
+    }
+
+    /// What a reboot ends: programs, and the kernel's state with the namespace.
+    pub(super) fn reboot_into(&mut self, namespace: Namespace) {
+        self.processes.lock().unwrap_or_else(PoisonError::into_inner).clear();
+        self.namespace = namespace;
     }
 
     pub(super) fn keep(&self, process: Process) {

@@ -123,6 +123,40 @@ impl Lab {
         &self.switch
     }
 
+    /// Gives the hosts and the router IPv6 addresses beside the others: host `h<n>` of 172.31.77.0/24 is fd77::n.
+    pub fn add_ipv6(&self) -> Result<()> {
+        let forward = |namespace: &Namespace| namespace.sysctl("net/ipv6/conf/all/forwarding", "1");
+        forward(&self.switch)?;
+        self.switch.ip(&format!("addr add fd77::{ROUTER:x}/64 dev br0 nodad"))?;
+        for (host, last) in self.hosts.iter().zip(1..) {
+            forward(host)?;
+            host.ip(&format!("addr add {}/64 dev eth0 nodad", Self::address6(last)))?;
+            host.ip(&format!("route add default via fd77::{ROUTER:x}"))?;
+        }
+        Ok(())
+    }
+
+    /// The IPv6 address of host `h<number>`.
+    pub fn address6(number: u16) -> std::net::Ipv6Addr {
+        std::net::Ipv6Addr::new(0xfd77, 0, 0, 0, 0, 0, 0, number)
+    }
+
+    /// Host `h<number>` loses power and starts again: no program runs, the kernel knows nothing but the underlay, files
+    /// are as they were. Its pods have to be made anew.
+    pub fn reboot(&mut self, number: usize) -> Result<()> {
+        let host = &mut self.hosts[number - 1];
+        let name = host.name().to_owned();
+        // The old namespace still has its name, until the new one has taken its place.
+        let namespace = Namespace::create(host.lab(), &format!("{name}b{}", fastrand::u16(..)))?;
+        let last = host.address().octets()[3];
+        let segment = if host.address() == Segment::Near.address(last) { Segment::Near } else { Segment::Far };
+        self.switch.ip(&format!("link del {name}"))?;
+        plug(&self.switch, &namespace, &name, segment, last)?;
+        namespace.sysctl("net/ipv4/ip_forward", "1")?;
+        host.reboot_into(namespace);
+        Ok(())
+    }
+
     /// Pulls or plugs the cable of `port` (`h1`, `etcd`), without the other end seeing its carrier go.
     pub fn cable(&self, port: &str, plugged: bool) -> Result<()> {
         if plugged {

@@ -1,42 +1,59 @@
-//! What stands for a container: a namespace behind the bridge `cbr0`, which holds the lease's first address.
+//! What stands for a container: a namespace behind the bridge `cbr0`, which holds the lease's first address of each
+//! family.
 
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::ops::Deref;
 use std::path::{Path, PathBuf};
 
-use super::{Host, Namespace, Ping, PingReport, Result};
+use ipnet::IpNet;
+
+use super::{Context, Host, Namespace, Ping, PingReport, Result, SubnetEnv};
 
 /// A container's network. What can be done in a namespace can be done in it.
 #[derive(Debug)]
 pub struct Pod {
     namespace: Namespace,
-    address: Ipv4Addr,
+    v4: Option<Ipv4Addr>,
+    v6: Option<Ipv6Addr>,
     directory: PathBuf,
 }
 
 impl Host {
     /// Pod `number` (from 1) of this host, at the lease's address 1 + `number`, with the MTU of `subnet.env`.
     pub fn pod(&self, number: u8) -> Result<Pod> {
-        let env = self.subnet_env()?;
+        let text = self.subnet_text()?;
+        let mtu = SubnetEnv::value(&text, "FLANNEL_MTU")?;
+        let gateways: Vec<IpNet> = ["FLANNEL_SUBNET", "FLANNEL_IPV6_SUBNET"]
+            .iter()
+            .filter_map(|name| SubnetEnv::value(&text, name).ok())
+            .map(|net| net.parse().context(|| format!("subnet.env: {net}")))
+            .collect::<Result<_>>()?;
         if self.ip("link show dev cbr0").is_err() {
             self.ip("link add cbr0 type bridge")?;
-            self.ip(&format!("addr add {} dev cbr0", env.gateway))?;
-            self.ip(&format!("link set cbr0 mtu {} up", env.mtu))?;
+            for gateway in &gateways {
+                self.ip(&format!("addr add {gateway} dev cbr0{}", no_probe(*gateway)))?;
+            }
+            self.ip(&format!("link set cbr0 mtu {mtu} up"))?;
         }
         let name = format!("{}p{number}", self.name());
         let namespace = Namespace::create(self.lab(), &name)?;
-        let mtu = env.mtu;
         namespace.ip(&format!(
             "link add eth0 mtu {mtu} type veth peer name pod{number} mtu {mtu} netns {}",
             self.namespace_name()
         ))?;
         self.ip(&format!("link set pod{number} master cbr0 up"))?;
-        let address = env.address(1 + u32::from(number));
-        namespace.ip(&format!("addr add {address}/{} dev eth0", env.gateway.prefix_len()))?;
         namespace.ip("link set eth0 up")?;
-        namespace.ip(&format!("route add default via {}", env.gateway.addr()))?;
+        let (mut v4, mut v6) = (None, None);
+        for gateway in &gateways {
+            let address = match gateway {
+                IpNet::V4(net) => IpAddr::V4(*v4.insert((net.addr().to_bits() + u32::from(number)).into())),
+                IpNet::V6(net) => IpAddr::V6(*v6.insert((net.addr().to_bits() + u128::from(number)).into())),
+            };
+            namespace.ip(&format!("addr add {address}/{} dev eth0{}", gateway.prefix_len(), no_probe(*gateway)))?;
+            namespace.ip(&format!("route add default via {}", gateway.addr()))?;
+        }
         self.port_forwards(&format!("pod{number}"))?;
-        Ok(Pod { namespace, address, directory: self.directory().to_owned() })
+        Ok(Pod { namespace, v4, v6, directory: self.directory().to_owned() })
     }
 
     /// The name `ip netns` knows the host by.
@@ -46,9 +63,20 @@ impl Host {
 }
 
 impl Pod {
-    /// Its address.
+    /// Its IPv4 address.
+    ///
+    /// # Panics
+    /// When the network has no IPv4: the test asks for what it did not make.
     pub fn address(&self) -> Ipv4Addr {
-        self.address
+        self.v4.unwrap_or_else(|| panic!("{} has no IPv4 address", self.namespace.name()))
+    }
+
+    /// Its IPv6 address.
+    ///
+    /// # Panics
+    /// When the network has no IPv6.
+    pub fn address6(&self) -> Ipv6Addr {
+        self.v6.unwrap_or_else(|| panic!("{} has no IPv6 address", self.namespace.name()))
     }
 
     /// Where its files are.
@@ -57,8 +85,8 @@ impl Pod {
     }
 
     /// Pings `target` `count` times, 20 ms apart.
-    pub fn ping(&self, target: Ipv4Addr, count: u32) -> Result<PingReport> {
-        Ping::once(self, &self.directory, &format!("-i 0.02 -c {count} -W 2 {target}"))
+    pub fn ping(&self, target: impl Into<IpAddr>, count: u32) -> Result<PingReport> {
+        Ping::once(self, &self.directory, &format!("-i 0.02 -c {count} -W 2 {}", target.into()))
     }
 
     /// Pings `target` with IP packets of exactly `length` bytes that must not be fragmented.
@@ -68,8 +96,8 @@ impl Pod {
     }
 
     /// Starts a ping of `target` every 10 ms.
-    pub fn ping_on(&self, target: Ipv4Addr) -> Result<Ping> {
-        Ping::start(self, &self.directory, &format!("-i 0.01 {target}"))
+    pub fn ping_on(&self, target: impl Into<IpAddr>) -> Result<Ping> {
+        Ping::start(self, &self.directory, &format!("-i 0.01 {}", target.into()))
     }
 }
 
@@ -79,4 +107,9 @@ impl Deref for Pod {
     fn deref(&self) -> &Namespace {
         &self.namespace
     }
+}
+
+/// Without the second the kernel takes to ask whether somebody else has an IPv6 address.
+fn no_probe(net: IpNet) -> &'static str {
+    if net.addr().is_ipv6() { " nodad" } else { "" }
 }
