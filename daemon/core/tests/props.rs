@@ -253,7 +253,7 @@ proptest! {
         });
         let env = SubnetEnv { v4, v6, mtu, ip_masq };
         let text = env.render();
-        prop_assert_eq!(SubnetEnv::parse(&text).unwrap(), env.clone());
+        prop_assert_eq!(&SubnetEnv::parse(&text).unwrap(), &env);
         let previous = PreviousSubnets::parse(&text);
         prop_assert_eq!(previous.v4, env.v4.map(|side| side.gateway));
         prop_assert_eq!(previous.v6, env.v6.map(|side| side.gateway));
