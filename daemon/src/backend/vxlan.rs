@@ -7,7 +7,6 @@
 //! address of the remote host. So nothing is learned, nothing is flooded, and traffic goes on without the daemon.
 
 use std::net::IpAddr;
-use std::path::PathBuf;
 
 use flannel_core::backend_config::Vxlan as Options;
 use flannel_core::config::{NetworkConfig, Range};
@@ -18,11 +17,13 @@ use flannel_core::lease::{BadLease, Lease, VxlanData};
 use flannel_core::name::{IfName, Mac};
 
 use super::{Backend, Reach, base, host_gw};
-use crate::atomic_file;
 use crate::kernel::netlink::Netlink;
 use crate::kernel::vxlan::{MacPolicy, VxlanSpec};
 use crate::kernel::{Fault, KernelError, Scope, offload};
 use crate::uplink::ExternalInterface;
+pub use macs::MacFiles;
+
+mod macs;
 
 /// An address family; each has a device of its own.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -176,40 +177,6 @@ pub struct VtepOptions {
     pub macs: MacFiles,
     /// Switch their checksum offload on or off.
     pub tx_checksum: Option<bool>,
-}
-
-/// Where MAC addresses outlive a reboot: a file for each device and public address. So a copied disk, whose host has
-/// another address, does not bring a second VTEP with the same MAC.
-#[derive(Debug, Clone)]
-pub struct MacFiles(pub PathBuf);
-
-impl MacFiles {
-    fn path(&self, device: &IfName, local: IpAddr) -> PathBuf {
-        self.0.join(format!("{device}-{local}.mac"))
-    }
-
-    fn read(&self, device: &IfName, local: IpAddr) -> Option<Mac> {
-        let path = self.path(device, local);
-        let text = std::fs::read_to_string(&path).ok()?;
-        match text.trim().parse::<Mac>() {
-            Ok(mac) if mac.is_unicast() => Some(mac),
-            _ => {
-                tracing::warn!("{} holds no MAC address of a host: it is written anew", path.display());
-                None
-            }
-        }
-    }
-
-    /// Not being able to remember is no reason not to go on.
-    fn write(&self, device: &IfName, local: IpAddr, mac: Mac) {
-        let path = self.path(device, local);
-        if let Err(error) = atomic_file::write(&path, &format!("{mac}\n")) {
-            tracing::warn!(
-                "flag -state-dir: can't write {}: {error}; after a reboot {device} gets a new MAC",
-                path.display()
-            );
-        }
-    }
 }
 
 fn spec(
@@ -383,20 +350,6 @@ mod tests {
         assert_eq!(texts(&entries)[0], "route 10.5.51.0/24 via 172.31.77.2");
         assert_eq!(entries.len(), 4);
         assert_eq!(direct.entries(&lease(V4_ONLY), Reach::default()).unwrap().len(), 3);
-    }
-
-    #[test]
-    fn a_mac_is_remembered_for_its_device_and_address_alone() {
-        let root = tempfile::tempdir().unwrap();
-        let macs = MacFiles(root.path().join("state"));
-        let device = IfName::new("flannel.1").unwrap();
-        let [here, elsewhere]: [IpAddr; 2] = [[192, 0, 2, 1].into(), [192, 0, 2, 2].into()];
-        assert_eq!(macs.read(&device, here), None);
-        let mac = Mac([2, 0, 0, 0, 0, 1]);
-        macs.write(&device, here, mac);
-        assert_eq!((macs.read(&device, here), macs.read(&device, elsewhere)), (Some(mac), None));
-        std::fs::write(macs.path(&device, here), "01:00:00:00:00:00").unwrap();
-        assert_eq!(macs.read(&device, here), None);
     }
 
     #[test]
