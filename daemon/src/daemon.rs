@@ -101,9 +101,13 @@ async fn start(options: &Options, store: &EtcdStore) -> Result<Network, Error> {
     };
     let mut prepared = backend::prepare(&kernel, &config, &backend_config, &uplink, vteps).await?;
     let attrs = prepared.attrs(&uplink);
-    let held = acquire(store, &attrs, &config, &previous).await?;
+    let held = acquire(store, &attrs, options.lease_ttl, &config, &previous).await?;
     tracing::info!("lease {} {}", held.key, held.life);
     let backend = prepared.attach(&kernel, &config, held.key).await?;
+    let networks: Vec<_> = config.ranges().map(|range| range.network).collect();
+    if let Err(error) = kernel.remove_stale_vteps(&backend.scope().owned, &networks).await {
+        tracing::warn!("devices of an earlier run stay: {error}");
+    }
     let rules = Rules::set_up(options, &config, held.key).await?;
     let host = Host { kernel, config, prepared, backend, own: held.key, attrs, blackhole: options.blackhole };
     Ok(Network { host, rules, held })
@@ -121,7 +125,7 @@ async fn serve(
     let env = subnet_env(&host.config, held.key, host.backend.mtu(), options.ip_masq);
     let (updates, inbox) = mpsc::channel(UPDATES);
     let doubt = Notify::new();
-    let manager = SubnetManager::new(store, host.attrs.clone(), fastrand::Rng::new());
+    let manager = SubnetManager::new(store, host.attrs.clone(), options.lease_ttl, fastrand::Rng::new());
     let keeper = Keeper::new(manager, held, options.renew_margin(), options.subnet_file.clone());
     let mut programme = Programme::new(host, &doubt).map_err(|e| Error::System(e.to_string()))?;
     programme.stand().await;
@@ -169,10 +173,11 @@ async fn wait_for_config(store: &EtcdStore) -> Result<NetworkConfig, Error> {
 async fn acquire(
     store: &EtcdStore,
     attrs: &LeaseAttrs,
+    ttl: Duration,
     config: &NetworkConfig,
     previous: &PreviousSubnets,
 ) -> Result<Held, Error> {
-    let mut manager = SubnetManager::new(store, attrs.clone(), fastrand::Rng::new());
+    let mut manager = SubnetManager::new(store, attrs.clone(), ttl, fastrand::Rng::new());
     let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(5));
     loop {
         match manager.acquire(config, previous).await {

@@ -8,6 +8,8 @@ use std::time::Duration;
 use flannel_core::flags::{self, Flag, Leftover, Set, Stop};
 use flannel_core::subnet_env;
 
+use crate::subnet::TTL;
+
 /// What the command line and the environment say.
 #[derive(Debug, Clone)]
 #[expect(clippy::struct_excessive_bools, reason = "each is a flag of the command line")]
@@ -18,6 +20,8 @@ pub struct Options {
     pub iface: IfaceOptions,
     /// Where `subnet.env` goes.
     pub subnet_file: PathBuf,
+    /// How long the lease is asked for; other than a day only in tests.
+    pub lease_ttl: Duration,
     renew_margin_minutes: i64,
     /// Masquerade what leaves the flannel network.
     pub ip_masq: bool,
@@ -99,6 +103,7 @@ impl Default for Options {
             },
             iface: IfaceOptions::default(),
             subnet_file: subnet_env::DEFAULT_PATH.into(),
+            lease_ttl: TTL,
             renew_margin_minutes: 60,
             ip_masq: false,
             random_fully_off: false,
@@ -117,6 +122,9 @@ impl Default for Options {
         }
     }
 }
+
+/// For tests alone, which can't wait a day for a lease to run out: its time to live in seconds.
+pub const TEST_TTL: &str = "FLANNEL_TEST_LEASE_TTL";
 
 type O = Options;
 
@@ -167,7 +175,10 @@ impl Options {
         variable: impl Fn(&str) -> Option<String>,
     ) -> Result<(Self, Leftover), Stop> {
         let mut options = Self::default();
-        let leftover = flags::parse(TABLE, &mut options, args, "FLANNELD", variable)?;
+        let leftover = flags::parse(TABLE, &mut options, args, "FLANNELD", &variable)?;
+        if let Some(seconds) = variable(TEST_TTL).and_then(|text| text.parse().ok()) {
+            options.lease_ttl = Duration::from_secs(seconds);
+        }
         Ok((options, leftover))
     }
 

@@ -172,9 +172,9 @@ impl<'a> Programme<'a> {
                 self.device_in_doubt |= scope.owned.contains(&index);
                 concerns(&index)
             }
-            Loss::Entry(index) => concerns(&index),
-            // What we put ourselves is remembered by now.
-            Loss::Set(entry) => self.reconciler.remembers_other(&entry),
+            Loss::Route(index) => concerns(&index),
+            Loss::Neighbour(index) => scope.owned.contains(&index),
+            Loss::Stands(entry) => self.reconciler.is_contradicted_by(&entry),
             Loss::Unknown => {
                 self.device_in_doubt = true;
                 true

@@ -34,9 +34,9 @@ impl<K: Kernel> Reconciler<K> {
         Ok(())
     }
 
-    /// Whether what was installed in the slot of this entry is something else.
-    pub fn remembers_other(&self, entry: &Entry) -> bool {
-        self.installed.has_other(entry)
+    /// Whether this entry, which stands now, is in the place of another one of ours.
+    pub fn is_contradicted_by(&self, entry: &Entry) -> bool {
+        self.installed.holds_another(entry)
     }
 
     /// Carries out the difference; says how many entries could not be put or removed.

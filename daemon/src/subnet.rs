@@ -22,8 +22,8 @@ pub mod follow;
 pub mod memory;
 pub mod store;
 
-/// How long a lease is asked for.
-pub(crate) const TTL: Duration = Duration::from_secs(TTL_SECONDS.unsigned_abs());
+/// How long a lease is asked for, as by every flannel daemon.
+pub const TTL: Duration = Duration::from_secs(TTL_SECONDS.unsigned_abs());
 /// How often a lost race is tried again before the daemon gives up. Each try draws among up to a hundred free
 /// subnets, so this many losses mean something else is wrong.
 const TRIES: u32 = 100;
@@ -41,6 +41,7 @@ pub struct Held {
 pub struct SubnetManager<'a, S> {
     store: &'a S,
     attrs: LeaseAttrs,
+    ttl: Duration,
     rng: fastrand::Rng,
 }
 
@@ -55,8 +56,8 @@ pub enum Kept {
 
 impl<'a, S: SubnetStore> SubnetManager<'a, S> {
     /// A manager that publishes these attributes.
-    pub fn new(store: &'a S, attrs: LeaseAttrs, rng: fastrand::Rng) -> Self {
-        Self { store, attrs, rng }
+    pub fn new(store: &'a S, attrs: LeaseAttrs, ttl: Duration, rng: fastrand::Rng) -> Self {
+        Self { store, attrs, ttl, rng }
     }
 
     /// Takes a lease: the one with our public address, else the subnet of an earlier run, else a free one.
@@ -78,7 +79,7 @@ impl<'a, S: SubnetStore> SubnetManager<'a, S> {
         if let Some(own) = leases.iter().find(|l| self.is_ours(l)) {
             if fits(config, &own.key) {
                 tracing::info!("found lease {} of this host's public address: taking it over", own.key);
-                let life = life_of(own);
+                let life = self.life_of(own);
                 return self.write(own.key, life, Expect::Revision(own.revision)).await;
             }
             tracing::warn!("lease {} of this host's public address does not fit the config: removing it", own.key);
@@ -111,7 +112,7 @@ impl<'a, S: SubnetStore> SubnetManager<'a, S> {
         let v6 = nets.iter().find_map(|n| if let IpNet::V6(n) = n { Some(*n) } else { None });
         // A checked config has at least one family.
         let key = SubnetKey::new(v4, v6).ok_or_else(|| Error::out_of_subnets(config, leases.len()))?;
-        self.write(key, Life::For(TTL), Expect::Absent).await
+        self.write(key, Life::For(self.ttl), Expect::Absent).await
     }
 
     async fn write(&self, key: SubnetKey, life: Life, expect: Expect) -> Result<Option<Held>, Error> {
@@ -128,7 +129,7 @@ impl<'a, S: SubnetStore> SubnetManager<'a, S> {
             let (life, expect) = match self.store.get(key).await? {
                 None => {
                     tracing::warn!("lease {key} was removed from etcd: putting it back");
-                    (Life::For(TTL), Expect::Absent)
+                    (Life::For(self.ttl), Expect::Absent)
                 }
                 Some(lease) => {
                     match &lease.attrs {
@@ -142,7 +143,7 @@ impl<'a, S: SubnetStore> SubnetManager<'a, S> {
                         Ok(attrs) => return Ok(Kept::Foreign(attrs.public_ip.to_string())),
                         Err(bad) => tracing::warn!("lease {key} can't be read any more ({bad}): putting it right"),
                     }
-                    (life_of(&lease), Expect::Revision(lease.revision))
+                    (self.life_of(&lease), Expect::Revision(lease.revision))
                 }
             };
             if let Written::Yes { life, .. } = self.store.put(key, &self.attrs, life, expect).await? {
@@ -150,6 +151,11 @@ impl<'a, S: SubnetStore> SubnetManager<'a, S> {
             }
             // Written in between: look again.
         }
+    }
+
+    /// A reservation stays one, whoever writes it.
+    fn life_of(&self, lease: &Stored) -> Life {
+        if lease.reserved { Life::Reserved } else { Life::For(self.ttl) }
     }
 
     /// A lease is this host's by its public address (contract, section 2.4): IPv4's, or IPv6's where there is no IPv4.
@@ -161,11 +167,6 @@ impl<'a, S: SubnetStore> SubnetManager<'a, S> {
             attrs.public_ip == self.attrs.public_ip
         }
     }
-}
-
-/// A reservation stays one, whoever writes it.
-fn life_of(lease: &Stored) -> Life {
-    if lease.reserved { Life::Reserved } else { Life::For(TTL) }
 }
 
 /// Whether the config gives out these subnets: the same families, each within its range and of its length.

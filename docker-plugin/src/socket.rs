@@ -6,7 +6,7 @@ use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _, PermissionsExt as _}
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
-use tokio::net::{UnixListener, UnixStream};
+use tokio::net::UnixListener;
 use tracing::{info, warn};
 
 /// The socket's file, removed when this goes.
@@ -25,6 +25,11 @@ fn identity(path: &Path) -> io::Result<Identity> {
     Ok((file.dev(), file.ino(), file.created().ok()))
 }
 
+/// Whether somebody listens there. Ours no longer does when its file goes.
+fn is_answered(path: &Path) -> bool {
+    std::os::unix::net::UnixStream::connect(path).is_ok()
+}
+
 /// Listens at `path`, whose directory is made if need be. A socket nobody answers on any more is replaced.
 pub async fn bind(path: &Path) -> Result<(UnixListener, SocketFile), String> {
     let shown = path.display();
@@ -39,7 +44,7 @@ pub async fn bind(path: &Path) -> Result<(UnixListener, SocketFile), String> {
             return Err(format!("socket {shown}: a file of that name is there and is no socket; remove it"));
         }
         Ok(_) => {
-            if UnixStream::connect(path).await.is_ok() {
+            if is_answered(path) {
                 return Err(format!(
                     "socket {shown}: another program answers there; stop it, or choose another place with -socket"
                 ));
@@ -57,7 +62,8 @@ pub async fn bind(path: &Path) -> Result<(UnixListener, SocketFile), String> {
 
 impl Drop for SocketFile {
     fn drop(&mut self) {
-        let ours = identity(&self.path).is_ok_and(|i| i == self.identity);
+        // The identity alone would do, did every file system keep a time of birth.
+        let ours = identity(&self.path).is_ok_and(|i| i == self.identity) && !is_answered(&self.path);
         if ours && let Err(e) = fs::remove_file(&self.path) {
             warn!("socket {}: can't be removed: {e}", self.path.display());
         }
@@ -77,9 +83,10 @@ mod tests {
         let error = bind(&path).await.unwrap_err();
         assert!(error.contains("another program answers"), "{error}");
         drop(listener);
-        let (_listener, successor) = bind(&path).await.unwrap();
+        let (listener, successor) = bind(&path).await.unwrap();
         drop(file);
         assert!(path.exists(), "the successor's socket was removed");
+        drop(listener);
         drop(successor);
         assert!(!path.exists());
     }

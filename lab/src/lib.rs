@@ -1,3 +1,30 @@
-//! Labs that prove flannel: hosts that are not there until a test makes them, and a real etcd between them.
+//! The lab: hosts that are not there until one makes them, and what is needed to try flannel on them.
+//!
+//! There are two kinds. [`netns`] makes hosts as network namespaces, for tests of the daemon in seconds. The rest makes
+//! Docker hosts as containers:
+//!
+//! A **lab** is an etcd and some **hosts** on one underlay network. A host is a container with two dockerds in it
+//! (docs/lab.md): the early one runs the `flannel` image, the main one runs **workloads** on flannel networks. The
+//! binary `flannel-lab` makes a lab by compose and checks it; the end-to-end tests make the same hosts by
+//! testcontainers and check them with the same code.
+//!
+//! ```text
+//! args -> commands -> { compose, engine, host, workload } -> matrix -> report
+//! ```
 
+pub mod args;
+pub mod commands;
+pub mod compose;
+pub mod diagnose;
+pub mod engine;
+pub mod error;
+pub mod eventually;
+pub mod host;
+pub mod matrix;
 pub mod netns;
+pub mod probe;
+pub mod progress;
+pub mod underlay;
+pub mod workload;
+
+pub use error::{Error, Result};

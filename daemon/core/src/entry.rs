@@ -126,9 +126,9 @@ impl Table {
         self.0.get(&entry.slot()) == Some(entry)
     }
 
-    /// Whether something else than this entry stands in its slot.
-    pub fn has_other(&self, entry: &Entry) -> bool {
-        self.0.get(&entry.slot()).is_some_and(|there| there != entry)
+    /// Whether another entry stands in this one's slot.
+    pub fn holds_another(&self, entry: &Entry) -> bool {
+        self.0.get(&entry.slot()).is_some_and(|stands| stands != entry)
     }
 
     /// The entries in the order of programming.

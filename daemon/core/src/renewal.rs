@@ -2,22 +2,25 @@
 
 use std::time::Duration;
 
-/// How long after a failed renewal the next is tried (contract, section 2.5: upstream's minute).
+/// How long after a failed renewal the next is tried (contract, section 2.5: upstream's minute), unless the lease is
+/// so short that this would be most of it.
 const RETRY: Duration = Duration::from_secs(60);
 
 /// The clock of one lease. Time is passed in, as what has gone by since some fixed moment.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Renewal {
+    ttl: Duration,
     expires: Duration,
     margin: Duration,
     due: Duration,
 }
 
 impl Renewal {
-    /// A lease taken at `now` that lives for `ttl`, to be renewed `margin` before its end.
+    /// A lease taken at `now` that lives for `ttl`, to be renewed `margin` before its end, or half-way if that comes
+    /// later.
     pub fn new(now: Duration, ttl: Duration, margin: Duration) -> Self {
         let expires = now + ttl;
-        Self { expires, margin, due: expires.saturating_sub(margin).max(now) }
+        Self { ttl, expires, margin, due: expires - margin.min(ttl / 2) }
     }
 
     /// When to renew.
@@ -35,9 +38,9 @@ impl Renewal {
         *self = Self::new(now, ttl, self.margin);
     }
 
-    /// The renewal failed and is tried again in a minute.
+    /// The renewal failed and is tried again.
     pub fn failed(&mut self, now: Duration) {
-        self.due = now + RETRY;
+        self.due = now + RETRY.min(self.ttl / 5);
     }
 }
 
@@ -60,8 +63,11 @@ mod tests {
     }
 
     #[test]
-    fn a_lease_shorter_than_the_margin_is_due_at_once() {
+    fn a_lease_shorter_than_the_margin_is_due_half_way() {
         let now = 100 * HOUR;
-        assert_eq!(Renewal::new(now, HOUR / 2, HOUR).due(), now);
+        let mut renewal = Renewal::new(now, HOUR / 60, HOUR);
+        assert_eq!(renewal.due(), now + HOUR / 120);
+        renewal.failed(now);
+        assert_eq!(renewal.due(), now + HOUR / 300);
     }
 }

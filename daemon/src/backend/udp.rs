@@ -10,7 +10,7 @@
 use std::net::{Ipv4Addr, SocketAddrV4};
 
 use flannel_core::backend_config::Udp as Options;
-use flannel_core::config::NetworkConfig;
+use flannel_core::config::{NetworkConfig, Range};
 use flannel_core::entry::{Entry, LinkIndex, Route};
 use flannel_core::ipnet::{IpNet, Ipv4Net};
 use flannel_core::key::SubnetKey;
@@ -36,6 +36,7 @@ const NAME: &str = "flannel%d";
 /// The proxy's place, and the proxy once it runs.
 pub struct Prepared {
     listen: SocketAddrV4,
+    uplink: LinkIndex,
     mtu: u32,
     running: Option<Running>,
     made: Option<(LinkIndex, IpNet)>,
@@ -58,7 +59,8 @@ impl Prepared {
             tracing::warn!("backend udp carries IPv4 only: the IPv6 subnets of this network stay unconnected");
         }
         let listen = SocketAddrV4::new(v4.own, options.port);
-        Ok(Self { listen, mtu: uplink.mtu.saturating_sub(OVERHEAD), running: None, made: None })
+        let mtu = uplink.mtu.saturating_sub(OVERHEAD);
+        Ok(Self { listen, uplink: uplink.index, mtu, running: None, made: None })
     }
 
     /// Opens device and socket and starts the proxy; a device that was lost is opened anew.
@@ -86,7 +88,7 @@ impl Prepared {
         let link = self.configure(kernel, &running.name, subnet, network).await.map_err(|e| fail(e.to_string()))?;
         let tunnels = running.tunnels.clone();
         self.made = Some((link, base(subnet.into())));
-        Ok(Udp { link, mtu: self.mtu, network, subnet, tunnels })
+        Ok(Udp { link, uplink: (self.uplink, range), mtu: self.mtu, network, subnet, tunnels })
     }
 
     /// Whether the device is the one of the last attaching and has its address.
@@ -117,6 +119,8 @@ impl Prepared {
 #[derive(Debug, Clone)]
 pub struct Udp {
     link: LinkIndex,
+    /// Where routes of an earlier run with host-gw may be; they would go before ours.
+    uplink: (LinkIndex, Range),
     mtu: u32,
     network: Ipv4Net,
     subnet: Ipv4Net,
@@ -129,7 +133,8 @@ impl Backend for Udp {
     }
 
     fn scope(&self) -> Scope {
-        Scope { owned: vec![self.link], shared: None }
+        let (uplink, range) = self.uplink;
+        Scope { owned: vec![self.link], shared: Some((uplink, vec![range])) }
     }
 
     fn standing(&self) -> Vec<Entry> {

@@ -144,7 +144,8 @@ impl Prepared {
             uplink: self.uplink,
             // Containers have one MTU for both families, so the smaller device decides.
             mtu: self.vteps.iter().map(|(_, spec)| spec.mtu).min().unwrap_or_default(),
-            direct: self.direct_routing.then(|| config.ranges().copied().collect()),
+            ranges: config.ranges().copied().collect(),
+            direct: self.direct_routing,
         })
     }
 }
@@ -256,8 +257,10 @@ pub struct Vxlan {
     links: Vec<(Family, LinkIndex)>,
     uplink: LinkIndex,
     mtu: u32,
-    /// With DirectRouting, the ranges whose subnets may be routed on the external interface.
-    direct: Option<Vec<Range>>,
+    /// The ranges whose subnets have routes on the external interface with DirectRouting, or may have them still from
+    /// an earlier run with host-gw.
+    ranges: Vec<Range>,
+    direct: bool,
 }
 
 impl Vxlan {
@@ -286,11 +289,11 @@ impl Backend for Vxlan {
 
     fn scope(&self) -> Scope {
         let owned = self.links.iter().map(|(_, link)| *link).collect();
-        Scope { owned, shared: self.direct.clone().map(|ranges| (self.uplink, ranges)) }
+        Scope { owned, shared: Some((self.uplink, self.ranges.clone())) }
     }
 
     fn wants_reach(&self) -> bool {
-        self.direct.is_some()
+        self.direct
     }
 
     /// A lease may have fewer families than we, or more: what both have is connected.
@@ -303,7 +306,7 @@ impl Backend for Vxlan {
             let Some((_, link)) = self.links.iter().find(|(family, _)| *family == Family::of(&subnet)) else {
                 continue;
             };
-            if self.direct.is_some() && reach.on_link(&subnet) {
+            if self.direct && reach.on_link(&subnet) {
                 entries.push(host_gw::direct_route(remote, subnet, self.uplink)?);
             } else {
                 entries.extend(self.entries_of(remote, subnet, *link)?);
@@ -323,7 +326,7 @@ mod tests {
 
     fn backend(families: &[Family], direct: bool) -> Vxlan {
         let links = families.iter().map(|f| (*f, LinkIndex(if *f == Family::V4 { 4 } else { 6 }))).collect();
-        Vxlan { links, uplink: LinkIndex(2), mtu: 1450, direct: direct.then(Vec::new) }
+        Vxlan { links, uplink: LinkIndex(2), mtu: 1450, ranges: Vec::new(), direct }
     }
 
     /// parity: goldens/dualstack-vxlan/etcd-get-prefix.txt

@@ -48,6 +48,13 @@ impl Netlink {
         self.set_up(link).await
     }
 
+    /// Whether a device has an address of one of these networks.
+    pub(super) async fn has_address_in(&self, link: LinkIndex, networks: &[IpNet]) -> Result<bool, KernelError> {
+        let request = self.handle.address().get().set_link_index_filter(link.0);
+        let messages = collect(request.execute(), || format!("list the addresses of device {}", link.0)).await?;
+        Ok(messages.iter().filter_map(address).any(|own| networks.iter().any(|net| net.contains(&own.addr()))))
+    }
+
     /// Whether a device has this address.
     pub async fn has_address(&self, link: LinkIndex, own: IpNet) -> Result<bool, KernelError> {
         let request = self.handle.address().get().set_link_index_filter(link.0);

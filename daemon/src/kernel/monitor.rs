@@ -7,7 +7,7 @@ use rtnetlink::packet_core::NetlinkPayload;
 use rtnetlink::packet_route::link::LinkFlags;
 use rtnetlink::packet_route::{AddressFamily, RouteNetlinkMessage};
 
-use super::netlink::{main_route, neighbour, output};
+use super::netlink::{output, read_neighbour, read_route};
 use super::{Fault, KernelError};
 
 /// News that may call for a look at what stands.
@@ -15,10 +15,12 @@ use super::{Fault, KernelError};
 pub enum Loss {
     /// A device is gone.
     Link(LinkIndex),
-    /// A route, neighbour or forwarding record of this device is gone.
-    Entry(LinkIndex),
-    /// This stands in its slot from now on, by whosever hand.
-    Set(Entry),
+    /// A route of this device is gone, or all of them may be.
+    Route(LinkIndex),
+    /// A neighbour or forwarding record of this device is gone.
+    Neighbour(LinkIndex),
+    /// This stands now, perhaps in the place of something of ours.
+    Stands(Entry),
     /// The kernel said more than was read: anything may have gone.
     Unknown,
 }
@@ -73,18 +75,20 @@ fn loss(payload: &NetlinkPayload<RouteNetlinkMessage>) -> Option<Loss> {
         // A device that goes down takes its routes along without a word about each; one that comes up has none.
         NetlinkPayload::InnerMessage(RouteNetlinkMessage::NewLink(link)) => {
             let index = LinkIndex(link.header.index);
-            Some(if link.header.flags.contains(LinkFlags::Up) { Loss::Entry(index) } else { Loss::Link(index) })
+            Some(if link.header.flags.contains(LinkFlags::Up) { Loss::Route(index) } else { Loss::Link(index) })
         }
         NetlinkPayload::InnerMessage(RouteNetlinkMessage::DelRoute(route)) => {
-            output(route).map(|index| Loss::Entry(LinkIndex(index)))
-        }
-        NetlinkPayload::InnerMessage(RouteNetlinkMessage::DelNeighbour(neighbour)) => {
-            Some(Loss::Entry(LinkIndex(neighbour.header.ifindex)))
+            output(route).map(|index| Loss::Route(LinkIndex(index)))
         }
         NetlinkPayload::InnerMessage(RouteNetlinkMessage::NewRoute(route)) => {
-            main_route(route).map(|route| Loss::Set(Entry::Route(route)))
+            read_route(route).map(|route| Loss::Stands(Entry::Route(route)))
         }
-        NetlinkPayload::InnerMessage(RouteNetlinkMessage::NewNeighbour(message)) => neighbour(message).map(Loss::Set),
+        NetlinkPayload::InnerMessage(RouteNetlinkMessage::NewNeighbour(neighbour)) => {
+            read_neighbour(neighbour).map(Loss::Stands)
+        }
+        NetlinkPayload::InnerMessage(RouteNetlinkMessage::DelNeighbour(neighbour)) => {
+            Some(Loss::Neighbour(LinkIndex(neighbour.header.ifindex)))
+        }
         NetlinkPayload::Overrun(_) => Some(Loss::Unknown),
         _ => None,
     }

@@ -209,8 +209,8 @@ fn route_message(route: &Route) -> RouteMessage {
     message
 }
 
-/// The route of the main table a message is about, whosever it is; one without a device (a blackhole) has number 0.
-pub(super) fn main_route(message: &RouteMessage) -> Option<Route> {
+/// A route of the main table, whosever it is; of no device (0) where it has none, as a blackhole.
+pub(super) fn read_route(message: &RouteMessage) -> Option<Route> {
     let route = Route {
         dst: destination(message)?,
         via: gateway(message),
@@ -222,7 +222,7 @@ pub(super) fn main_route(message: &RouteMessage) -> Option<Route> {
 
 /// A route that is ours by the scope; on a shared device only as we and upstream write them.
 fn route_entry(message: &RouteMessage, scope: &Scope) -> Option<Entry> {
-    let route = main_route(message)?;
+    let route = read_route(message)?;
     let link = route.link;
     let usual = message.header.kind == RouteType::Unicast && message.header.protocol != RouteProtocol::Kernel;
     let ours = scope.owned.contains(&link)
@@ -239,11 +239,12 @@ fn route_entry(message: &RouteMessage, scope: &Scope) -> Option<Entry> {
 
 fn neighbour_entry(message: &NeighbourMessage, scope: &Scope) -> Option<Entry> {
     let ours = scope.owned.contains(&LinkIndex(message.header.ifindex));
-    (ours && matches!(message.header.state, NeighbourState::Permanent)).then(|| neighbour(message))?
+    let permanent = matches!(message.header.state, NeighbourState::Permanent);
+    read_neighbour(message).filter(|_| ours && permanent)
 }
 
-/// The neighbour or forwarding record a message is about, whosever it is.
-pub(super) fn neighbour(message: &NeighbourMessage) -> Option<Entry> {
+/// A neighbour or forwarding record, whosever it is.
+pub(super) fn read_neighbour(message: &NeighbourMessage) -> Option<Entry> {
     let link = LinkIndex(message.header.ifindex);
     let mac = message.attributes.iter().find_map(|a| match a {
         NeighbourAttribute::LinkLayerAddress(bytes) => Mac::from_slice(bytes),

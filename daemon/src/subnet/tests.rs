@@ -14,7 +14,7 @@ fn attrs(host: u8) -> LeaseAttrs {
 }
 
 fn manager(store: &MemoryStore, host: u8) -> SubnetManager<'_, MemoryStore> {
-    SubnetManager::new(store, attrs(host), fastrand::Rng::with_seed(u64::from(host)))
+    SubnetManager::new(store, attrs(host), TTL, fastrand::Rng::with_seed(u64::from(host)))
 }
 
 fn key(text: &str) -> SubnetKey {

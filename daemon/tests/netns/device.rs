@@ -46,12 +46,12 @@ fn state(host: &Host) -> Result<State> {
     })
 }
 
-/// What somebody does to a host.
-type Hand = dyn Fn(&Host) -> Result<()>;
+/// What a foreign hand does to a host.
+type Damage<'a> = &'a dyn Fn(&Host) -> Result<()>;
 
 /// Two hosts whose pods talk; each of `damage` is done on h1, and each time all must be back within a second, the
 /// lease in etcd untouched.
-fn comes_back(damage: &[&Hand], said: &[&str]) {
+fn comes_back(damage: &[Damage<'_>], said: &[&str]) {
     lab(2, &plain("vxlan")).check(|lab| {
         absent_vxlan_hosts(lab, LEASES)?;
         let daemon = lab.host(1).up(FLANNELD, &[])?;

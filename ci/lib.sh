@@ -1,0 +1,75 @@
+# shellcheck shell=bash
+# What every script in ci/ shares: where the repository is, how progress is told, how a long command is run.
+# Source it first: `. "$(dirname "$0")/lib.sh"`. Afterwards the working directory is the repository's root.
+
+set -euo pipefail
+
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+ROOT=$PWD
+LOGS=$ROOT/target/logs
+IMAGES=$ROOT/target/images
+mkdir -p "$LOGS" "$IMAGES"
+
+# One clock for a script and those that it calls through `sub`.
+SECONDS=${FLANNEL_LAB_ELAPSED:-0}
+sub() { FLANNEL_LAB_ELAPSED=$SECONDS "$@"; }
+
+# One line of progress, with the seconds since the first script began.
+say() { printf '[%4ds] %s\n' "$SECONDS" "$*"; }
+
+# The one line a failure ends with: which object, what is wrong, what to do.
+die() {
+  printf 'error: %s\n' "$*" >&2
+  exit 1
+}
+
+need_root() {
+  [ "$(id -u)" = 0 ] || die "$(basename "$0") must run as root: $1 (try: sudo $0)"
+}
+
+# The last line of a log that has something to say, cut to a terminal's width.
+last_line() { tail -c 400 "$1" 2>/dev/null | tr '\r' '\n' | grep -v '^[[:space:]]*$' | tail -n 1 | cut -c1-100 || true; }
+
+# quietly NAME COMMAND...: runs the command with its output in target/logs/NAME.log, and shows that it lives: on a
+# terminal one line that is rewritten, elsewhere a line every two seconds when there is news. If the command fails, the
+# end of the log is shown and its exit code returned.
+quietly() {
+  local name=$1 log=$LOGS/$1.log start=$SECONDS shown='' line pid rc=0
+  shift
+  "$@" > "$log" 2>&1 < /dev/null &
+  pid=$!
+  # An interrupted script takes the command down with it.
+  # shellcheck disable=SC2064
+  trap "kill $pid 2>/dev/null || true; exit 130" INT TERM
+  while kill -0 "$pid" 2>/dev/null; do
+    # Waits for the command's end, at most two seconds.
+    timeout 2 tail --pid="$pid" -f /dev/null 2>/dev/null || true
+    line=$(last_line "$log")
+    if [ -t 1 ]; then
+      printf '\r\033[K[%4ds] %s: %s' "$SECONDS" "$name" "$line"
+    elif [ "$line" != "$shown" ] && kill -0 "$pid" 2>/dev/null; then
+      say "  $name: $line"
+      shown=$line
+    fi
+  done
+  wait "$pid" || rc=$?
+  trap - INT TERM
+  if [ -t 1 ]; then printf '\r\033[K'; fi
+  if [ "$rc" != 0 ]; then
+    tail -n 40 "$log" >&2
+    printf 'error: %s failed with exit code %s after %s s; the whole log: %s\n' "$name" "$rc" "$((SECONDS - start))" "$log" >&2
+  fi
+  return "$rc"
+}
+
+have() { command -v "$1" > /dev/null 2>&1; }
+
+# until_true SECONDS COMMAND...: tries the command until it succeeds; fails when the time is over.
+until_true() {
+  local deadline=$((SECONDS + $1))
+  shift
+  until "$@" > /dev/null 2>&1; do
+    [ "$SECONDS" -lt "$deadline" ] || return 1
+    sleep 0.1
+  done
+}
