@@ -13,6 +13,7 @@ use flannel_core::subnet_env::{PreviousSubnets, Side, SubnetEnv};
 use tokio::sync::{Notify, mpsc};
 use tokio_util::sync::CancellationToken;
 
+use crate::atomic_file;
 use crate::backend;
 use crate::backend::vxlan::{MacFiles, VtepOptions};
 use crate::backoff::Backoff;
@@ -24,6 +25,7 @@ use crate::opts::Options;
 use crate::programme::{Host, Programme};
 use crate::ready::{self, Readiness};
 use crate::rules::Rules;
+use crate::service_manager::ServiceManager;
 use crate::subnet::etcd::EtcdStore;
 use crate::subnet::follow::follow;
 use crate::subnet::store::{StoreError, SubnetStore};
@@ -35,7 +37,7 @@ const UPDATES: usize = 1024;
 
 /// Runs the daemon until `shutdown`. Device, routes, rules, lease and `subnet.env` stay behind, so that containers go
 /// on talking; only the udp backend's device ends with the daemon.
-pub async fn run(options: &Options, notify_socket: Option<&str>, shutdown: &CancellationToken) -> Result<(), Error> {
+pub async fn run(options: &Options, manager: &ServiceManager, shutdown: &CancellationToken) -> Result<(), Error> {
     let store = EtcdStore::new(&options.etcd)?;
     let readiness = Readiness::default();
     if let Some(listen) = options.healthz() {
@@ -44,10 +46,18 @@ pub async fn run(options: &Options, notify_socket: Option<&str>, shutdown: &Canc
     }
     let daemon = async {
         let network = tokio::select! {
-            network = start(options, &store) => network?,
+            network = start(options, &store, manager) => network?,
             () = shutdown.cancelled() => return Ok(()),
         };
-        serve(options, &store, network, &readiness, notify_socket, shutdown).await
+        serve(options, &store, network, &readiness, manager, shutdown).await
+    };
+    let daemon = async {
+        let result = daemon.await;
+        match &result {
+            Ok(()) => manager.stopping("told to end: device, routes, rules and lease stay in force"),
+            Err(error) => manager.stopping(&error.to_string()),
+        }
+        result
     };
     if !options.docker_plugin {
         return daemon.await;
@@ -82,7 +92,8 @@ struct Network {
     held: Held,
 }
 
-async fn start(options: &Options, store: &EtcdStore) -> Result<Network, Error> {
+async fn start(options: &Options, store: &EtcdStore, manager: &ServiceManager) -> Result<Network, Error> {
+    manager.status(&format!("waiting for the config {} in etcd", store.config_key()));
     let config = wait_for_config(store).await?;
     let bad_backend = |source| Error::Backend { key: store.config_key().to_owned(), source };
     let backend_config = BackendConfig::parse(&config.backend).map_err(bad_backend)?;
@@ -101,6 +112,7 @@ async fn start(options: &Options, store: &EtcdStore) -> Result<Network, Error> {
     };
     let mut prepared = backend::prepare(&kernel, &config, &backend_config, &uplink, vteps).await?;
     let attrs = prepared.attrs(&uplink);
+    manager.status("waiting for a lease");
     let held = acquire(store, &attrs, options.lease_ttl, &config, &previous).await?;
     tracing::info!("lease {} {}", held.key, held.life);
     let backend = prepared.attach(&kernel, &config, held.key).await?;
@@ -118,24 +130,25 @@ async fn serve(
     store: &EtcdStore,
     network: Network,
     readiness: &Readiness,
-    notify_socket: Option<&str>,
+    manager: &ServiceManager,
     shutdown: &CancellationToken,
 ) -> Result<(), Error> {
     let Network { host, rules, held } = network;
     let env = subnet_env(&host.config, held.key, host.backend.mtu(), options.ip_masq);
+    let status = format!("lease {}, MTU {}", held.key, env.mtu);
     let (updates, inbox) = mpsc::channel(UPDATES);
     let doubt = Notify::new();
-    let manager = SubnetManager::new(store, host.attrs.clone(), options.lease_ttl, fastrand::Rng::new());
-    let keeper = Keeper::new(manager, held, options.renew_margin(), options.subnet_file.clone());
+    let subnets = SubnetManager::new(store, host.attrs.clone(), options.lease_ttl, fastrand::Rng::new());
+    let keeper = Keeper::new(subnets, held, options.renew_margin(), options.subnet_file.clone());
     let mut programme = Programme::new(host, &doubt).map_err(|e| Error::System(e.to_string()))?;
     programme.stand().await;
     let announce = async {
         announce(options, &env, readiness).await;
-        ready::notify_ready(notify_socket);
+        manager.ready(&status);
         std::future::pending::<()>().await;
     };
     tokio::select! {
-        () = programme.run(inbox, shutdown) => Ok(()),
+        () = programme.run(inbox, manager, shutdown) => Ok(()),
         error = keeper.run(&doubt) => {
             readiness.set(false);
             Err(error)
@@ -194,7 +207,7 @@ async fn acquire(
 async fn announce(options: &Options, env: &SubnetEnv, readiness: &Readiness) {
     let path = &options.subnet_file;
     let mut backoff = Backoff::new(Duration::from_secs(1), Duration::from_secs(60));
-    while let Err(error) = ready::write_subnet_env(path, env) {
+    while let Err(error) = atomic_file::write(path, &env.render()) {
         tracing::error!("flag -subnet-file: can't write {}: {error}; trying again until it works", path.display());
         backoff.pause().await;
     }

@@ -2,11 +2,14 @@
 //!
 //! [`daemon`] tells the story; it alone knows all the parts. [`subnet`] speaks the lease protocol with etcd,
 //! [`backend`] turns remote leases into entries, [`kernel`] programmes them, [`traffic`] sets packet-filter rules,
-//! [`uplink`] chooses the interface, [`ready`] tells the host. The words they share are `flannel-core`'s.
+//! [`uplink`] chooses the interface, [`ready`] and [`service_manager`] tell the host. [`docker_opts`] is a program of
+//! its own, run once behind the daemon. The words they share are `flannel-core`'s.
 
+pub mod atomic_file;
 pub mod backend;
 pub mod backoff;
 pub mod daemon;
+pub mod docker_opts;
 pub mod docker_plugin;
 pub mod error;
 pub mod keeper;
@@ -17,6 +20,7 @@ pub mod programme;
 pub mod ready;
 pub mod reconcile;
 pub mod rules;
+pub mod service_manager;
 pub mod subnet;
 pub mod traffic;
 pub mod uplink;

@@ -3,17 +3,23 @@
 use std::process::ExitCode;
 
 use flannel_core::flags::Stop;
+use flanneld::docker_opts;
 use flanneld::opts::Options;
+use flanneld::service_manager::ServiceManager;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
 const BAD_FLAGS: u8 = 2;
 
 fn main() -> ExitCode {
+    if let Some(words) = docker_opts::asked(std::env::args_os()) {
+        return docker_opts::run(words);
+    }
     let (options, leftover) = match Options::read(std::env::args().skip(1), |name| std::env::var(name).ok()) {
         Ok(read) => read,
         Err(Stop::Help) => {
             eprint!("{}", Options::usage());
+            eprintln!("Docker's options of the lease: see flanneld docker-opts -h");
             return ExitCode::SUCCESS;
         }
         Err(stop) => {
@@ -67,8 +73,8 @@ async fn run(options: &Options) -> Result<(), flanneld::error::Error> {
             told.cancel();
         }
     });
-    let notify_socket = std::env::var("NOTIFY_SOCKET").ok();
-    flanneld::daemon::run(options, notify_socket.as_deref(), &shutdown).await
+    let manager = ServiceManager::of_process(std::process::id(), |name| std::env::var(name).ok());
+    flanneld::daemon::run(options, &manager, &shutdown).await
 }
 
 fn log_to_stderr(verbosity: i64) {

@@ -19,6 +19,7 @@ use crate::kernel::monitor::{Loss, Monitor};
 use crate::kernel::netlink::Netlink;
 use crate::metrics::METRICS;
 use crate::reconcile::Reconciler;
+use crate::service_manager::ServiceManager;
 use crate::subnet::follow::Update;
 
 /// How often everything is compared with the kernel, whatever it tells (upstream's host-gw does so as often).
@@ -72,6 +73,7 @@ enum Wake {
     Updates(usize),
     Loss(Loss),
     Look,
+    Beat,
     Shutdown,
 }
 
@@ -107,9 +109,16 @@ impl<'a> Programme<'a> {
         self.reconciler.run(&standing).await;
     }
 
-    /// Runs until `shutdown`; everything installed stays.
-    pub async fn run(mut self, mut inbox: mpsc::Receiver<Update>, shutdown: &CancellationToken) {
+    /// Runs until `shutdown`; everything installed stays. The service manager hears of each round, so that it notices
+    /// a loop that hangs.
+    pub async fn run(
+        mut self,
+        mut inbox: mpsc::Receiver<Update>,
+        manager: &ServiceManager,
+        shutdown: &CancellationToken,
+    ) {
         let mut updates = Vec::new();
+        let mut next_beat = Instant::now();
         loop {
             // Every arm may be dropped; the work is done after the choice.
             let wake = tokio::select! {
@@ -117,6 +126,7 @@ impl<'a> Programme<'a> {
                 count = inbox.recv_many(&mut updates, usize::MAX) => Wake::Updates(count),
                 loss = self.monitor.next() => Wake::Loss(loss),
                 () = tokio::time::sleep_until(self.next_look) => Wake::Look,
+                () = tokio::time::sleep_until(next_beat), if manager.beat().is_some() => Wake::Beat,
             };
             match wake {
                 Wake::Shutdown | Wake::Updates(0) => return,
@@ -131,6 +141,10 @@ impl<'a> Programme<'a> {
                 }
                 Wake::Loss(loss) => self.note(loss),
                 Wake::Look => self.look().await,
+                Wake::Beat => {
+                    manager.alive();
+                    next_beat = Instant::now() + manager.beat().unwrap_or(LOOK);
+                }
             }
         }
     }

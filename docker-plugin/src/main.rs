@@ -75,7 +75,7 @@ async fn run(opts: Opts) -> Result<(), String> {
         engine: Engine::at(opts.docker_socket.clone()),
     };
     let driver = Arc::new(Driver::new(settings, store, links, guard));
-    let (listener, file) = socket::bind(&opts.socket).await?;
+    let (listener, file) = socket::listen(&opts.socket).await?;
     info!("driver {name} on {}, lease from {}", opts.socket.display(), opts.subnet_file.display());
 
     // Docker is answered while bridges and rules are being put right: at its start it waits for us.

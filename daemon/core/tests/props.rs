@@ -253,8 +253,7 @@ proptest! {
         });
         let env = SubnetEnv { v4, v6, mtu, ip_masq };
         let text = env.render();
-        let read = SubnetEnv::parse(&text);
-        prop_assert_eq!(read.as_ref(), Ok(&env));
+        prop_assert_eq!(&SubnetEnv::parse(&text).unwrap(), &env);
         let previous = PreviousSubnets::parse(&text);
         prop_assert_eq!(previous.v4, env.v4.map(|side| side.gateway));
         prop_assert_eq!(previous.v6, env.v6.map(|side| side.gateway));

@@ -18,10 +18,10 @@ use flannel_core::lease::{BadLease, Lease, VxlanData};
 use flannel_core::name::{IfName, Mac};
 
 use super::{Backend, Reach, base, host_gw};
+use crate::atomic_file;
 use crate::kernel::netlink::Netlink;
 use crate::kernel::vxlan::{MacPolicy, VxlanSpec};
 use crate::kernel::{Fault, KernelError, Scope, offload};
-use crate::ready;
 use crate::uplink::ExternalInterface;
 
 /// An address family; each has a device of its own.
@@ -203,7 +203,7 @@ impl MacFiles {
     /// Not being able to remember is no reason not to go on.
     fn write(&self, device: &IfName, local: IpAddr, mac: Mac) {
         let path = self.path(device, local);
-        if let Err(error) = ready::write_file(&path, &format!("{mac}\n")) {
+        if let Err(error) = atomic_file::write(&path, &format!("{mac}\n")) {
             tracing::warn!(
                 "flag -state-dir: can't write {}: {error}; after a reboot {device} gets a new MAC",
                 path.display()

@@ -3,10 +3,11 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use flannel_core::entry::LinkIndex;
+use flannel_core::ipnet::IpNet;
 use rtnetlink::packet_route::AddressFamily;
 use rtnetlink::packet_route::address::{AddressAttribute, AddressFlags, AddressScope};
 
-use super::netlink::{Netlink, collect, destination, output, preferred_source};
+use super::netlink::{Netlink, collect, destination, gateway, output, preferred_source};
 use super::{KernelError, device};
 
 /// An interface.
@@ -65,6 +66,14 @@ impl Netlink {
         let routes = self.main_routes(family).await?;
         let default = routes.iter().find(|r| destination(r).is_none_or(|d| d.prefix_len() == 0));
         Ok(default.and_then(output).map(LinkIndex))
+    }
+
+    /// The gateway of the main table's route to exactly this network, if there is a route to it through a gateway.
+    pub async fn gateway_to(&self, network: &IpNet) -> Result<Option<IpAddr>, KernelError> {
+        let family = if network.addr().is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 };
+        let routes = self.main_routes(family).await?;
+        let mut exact = routes.iter().filter(|route| destination(route).as_ref() == Some(network));
+        Ok(exact.find_map(gateway))
     }
 
     /// The interface and the source address the kernel would use to reach an address.
