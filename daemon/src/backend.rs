@@ -4,14 +4,14 @@
 //! device for the lease: [`prepare`] makes what the lease's attributes need, [`Prepared::attach`] the rest, and gives
 //! the [`Backend`]: a pure function from a remote lease to entries. Attaching again is how a lost device comes back.
 
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use flannel_core::backend_config::BackendConfig;
 use flannel_core::config::NetworkConfig;
 use flannel_core::entry::Entry;
 use flannel_core::ipnet::IpNet;
 use flannel_core::key::SubnetKey;
-use flannel_core::lease::{BadLease, Lease, LeaseAttrs, VxlanData};
+use flannel_core::lease::{BadLease, ExtensionData, Lease, LeaseAttrs, VxlanData};
 
 use crate::error::Error;
 use crate::kernel::netlink::Netlink;
@@ -19,9 +19,12 @@ use crate::kernel::{KernelError, Scope};
 use crate::uplink::ExternalInterface;
 
 pub mod alloc;
+pub mod extension;
 pub mod host_gw;
+pub mod ipip;
 pub mod udp;
 pub mod vxlan;
+pub mod wireguard;
 
 /// By which families a host is on the same link as we are, that is, reached without a gateway. Neither, where nobody
 /// asked.
@@ -64,6 +67,12 @@ pub trait Backend {
     /// What a remote lease needs; nothing for a lease of another backend.
     fn entries(&self, remote: &Lease, reach: Reach) -> Result<Vec<Entry>, BadLease>;
 
+    /// Told, after each change, all remote leases that are to be connected: for a backend whose connections are no
+    /// entries. Returns at once.
+    fn follow(&self, remote: Vec<Lease>) {
+        drop(remote);
+    }
+
     /// The proxy's table, for a backend whose tunnels are not the kernel's.
     fn tunnels(&self) -> Option<&udp::Tunnels> {
         None
@@ -80,6 +89,12 @@ pub enum Prepared {
     Udp(udp::Prepared),
     /// Needs nothing.
     Alloc(alloc::Alloc),
+    /// With what its pre-startup command said.
+    Extension(extension::Prepared),
+    /// With its device.
+    Ipip(ipip::Prepared),
+    /// With its devices and its key.
+    Wireguard(wireguard::Prepared),
 }
 
 /// First step: what must be there before a lease can be taken.
@@ -97,6 +112,11 @@ pub async fn prepare(
         BackendConfig::HostGw => Prepared::HostGw(host_gw::HostGw::new(config, uplink)?),
         BackendConfig::Udp(options) => Prepared::Udp(udp::Prepared::new(options, uplink)?),
         BackendConfig::Alloc => Prepared::Alloc(alloc::Alloc::new(uplink)),
+        BackendConfig::Extension(options) => Prepared::Extension(extension::Prepared::new(options, uplink).await?),
+        BackendConfig::Ipip(options) => Prepared::Ipip(ipip::Prepared::new(kernel, options, uplink).await?),
+        BackendConfig::Wireguard(options) => {
+            Prepared::Wireguard(wireguard::Prepared::new(kernel, options, uplink).await?)
+        }
     })
 }
 
@@ -114,7 +134,19 @@ impl Prepared {
                 backend_v6_data: vxlan.data(vxlan::Family::V6).map(VxlanData::to_json),
                 ..plain
             },
+            Self::Wireguard(wireguard) => LeaseAttrs {
+                backend_type: "wireguard".into(),
+                backend_data: uplink.v4.map(|_| wireguard.data(true).to_json()),
+                backend_v6_data: uplink.v6.map(|_| wireguard.data(false).to_json()),
+                ..plain
+            },
+            Self::Ipip(_) => LeaseAttrs { backend_type: "ipip".into(), ..plain },
             Self::HostGw(_) => LeaseAttrs { backend_type: "host-gw".into(), ..plain },
+            Self::Extension(extension) => LeaseAttrs {
+                backend_type: "extension".into(),
+                backend_data: extension.data().map(ExtensionData::to_json),
+                ..plain
+            },
             // parity: upstream leaves BackendType out for these two.
             Self::Udp(_) | Self::Alloc(_) => plain,
         }
@@ -125,7 +157,9 @@ impl Prepared {
         match self {
             Self::Vxlan(vxlan) => vxlan.stands(kernel).await,
             Self::Udp(udp) => udp.stands(kernel).await,
-            Self::HostGw(_) | Self::Alloc(_) => Ok(true),
+            Self::Ipip(ipip) => ipip.stands(kernel).await,
+            Self::Wireguard(wireguard) => wireguard.stands(kernel).await,
+            Self::HostGw(_) | Self::Alloc(_) | Self::Extension(_) => Ok(true),
         }
     }
 
@@ -141,7 +175,17 @@ impl Prepared {
             Self::HostGw(host_gw) => Box::new(host_gw.clone()),
             Self::Udp(udp) => Box::new(udp.attach(kernel, config, lease).await?),
             Self::Alloc(alloc) => Box::new(*alloc),
+            Self::Extension(extension) => Box::new(extension.attach(config, lease).await?),
+            Self::Ipip(ipip) => Box::new(ipip.attach(kernel, config, lease).await?),
+            Self::Wireguard(wireguard) => Box::new(wireguard.attach(kernel, config, lease).await?),
         })
+    }
+
+    /// Last step, when the daemon is told to end: what shall not outlive it.
+    pub async fn detach(&self, kernel: &Netlink) {
+        if let Self::Wireguard(wireguard) = self {
+            wireguard.detach(kernel).await;
+        }
     }
 }
 
@@ -149,7 +193,44 @@ fn setup(backend: &'static str) -> impl Fn(KernelError) -> Error {
     move |error| Error::Setup { backend, reason: error.to_string() }
 }
 
+/// The prefixes that cover `network` but not `subnet`: the sibling of each prefix on the way down to it. Routes for
+/// these instead of one for the whole network, because Docker takes a route that covers the lease for an overlap.
+fn without(network: IpNet, subnet: IpNet) -> Vec<IpNet> {
+    let sibling = |len: u8| {
+        let flipped = match subnet.network() {
+            IpAddr::V4(ip) => IpAddr::V4(Ipv4Addr::from_bits(ip.to_bits() ^ 1 << (32 - u32::from(len)))),
+            IpAddr::V6(ip) => IpAddr::V6(Ipv6Addr::from_bits(ip.to_bits() ^ 1 << (128 - u32::from(len)))),
+        };
+        IpNet::new(flipped, len).ok().map(|net| net.trunc())
+    };
+    let longer = network.prefix_len() + 1..=subnet.prefix_len();
+    if network.contains(&subnet) { longer.filter_map(sibling).collect() } else { vec![network] }
+}
+
 /// The first address of a subnet, alone: what the flannel device of a host is called by.
 fn base(subnet: IpNet) -> IpNet {
     IpNet::from(subnet.network())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn net(text: &str) -> IpNet {
+        text.parse().unwrap()
+    }
+
+    #[test]
+    fn the_own_subnet_is_left_out_and_nothing_else() {
+        let routes = without(net("10.5.0.0/16"), net("10.5.56.0/24"));
+        assert_eq!(routes.len(), 8);
+        assert!(routes.iter().all(|r| !r.contains(&net("10.5.56.0/24")) && !net("10.5.56.0/24").contains(r)));
+        let addresses: u32 = routes.iter().map(|r| 1 << (32 - r.prefix_len())).sum();
+        assert_eq!(addresses, (1 << 16) - (1 << 8));
+        for other in ["10.5.0.1/32", "10.5.55.255/32", "10.5.57.0/32", "10.5.255.255/32"] {
+            assert_eq!(routes.iter().filter(|r| r.contains(&net(other))).count(), 1, "{other}");
+        }
+        assert_eq!(without(net("10.5.0.0/16"), net("10.5.0.0/18")), [net("10.5.128.0/17"), net("10.5.64.0/18")]);
+        assert_eq!(without(net("fd00::/62"), net("fd00:0:0:1::/64")), [net("fd00:0:0:2::/63"), net("fd00::/64")]);
+    }
 }

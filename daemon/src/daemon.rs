@@ -117,7 +117,10 @@ async fn start(options: &Options, store: &EtcdStore, manager: &ServiceManager) -
     tracing::info!("lease {} {}", held.key, held.life);
     let backend = prepared.attach(&kernel, &config, held.key).await?;
     let networks: Vec<_> = config.ranges().map(|range| range.network).collect();
-    if let Err(error) = kernel.remove_stale_vteps(&backend.scope().owned, &networks).await {
+    // What an extension's commands made is the operator's, whatever its name.
+    if !matches!(backend_config, BackendConfig::Extension(_))
+        && let Err(error) = kernel.remove_stale_devices(&backend.scope().owned, &networks).await
+    {
         tracing::warn!("devices of an earlier run stay: {error}");
     }
     let rules = Rules::set_up(options, &config, held.key).await?;

@@ -9,10 +9,12 @@ pub mod device;
 #[cfg(any(test, feature = "testing"))]
 pub mod fake;
 pub mod host;
+pub mod ipip;
 pub mod monitor;
 pub mod netlink;
 pub mod offload;
 pub mod vxlan;
+pub mod wireguard;
 
 /// Where this daemon's entries are to be found, for telling them from everybody else's.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -22,6 +24,8 @@ pub struct Scope {
     /// A device shared with others, with the ranges of the flannel network: ours there are only routes through a
     /// gateway to one of the network's subnets.
     pub shared: Option<(LinkIndex, Vec<Range>)>,
+    /// Whether the owned devices are wireguard's, and so their peers ours too.
+    pub peers: bool,
 }
 
 /// What went wrong with one operation, as far as the daemon reacts to it.

@@ -129,7 +129,8 @@ impl<'a> Programme<'a> {
                 () = tokio::time::sleep_until(next_beat), if manager.beat().is_some() => Wake::Beat,
             };
             match wake {
-                Wake::Shutdown | Wake::Updates(0) => return,
+                Wake::Shutdown => return self.prepared.detach(&self.kernel).await,
+                Wake::Updates(0) => return,
                 Wake::Updates(_) => {
                     let mut changed = false;
                     for update in updates.drain(..) {
@@ -247,6 +248,7 @@ impl<'a> Programme<'a> {
         let mut desired = Table::from_iter(self.backend.standing());
         let leases: Vec<Lease> = self.view.remote().cloned().collect();
         self.complaints.retain(|key, _| leases.iter().any(|l| l.key == *key));
+        let mut usable = Vec::new();
         for lease in leases {
             let entries = if self.claims_to_be_us(&lease) {
                 Err(BadLease(
@@ -261,10 +263,12 @@ impl<'a> Programme<'a> {
                 Ok(entries) => {
                     self.complaints.remove(&lease.key);
                     entries.into_iter().for_each(|entry| desired.put(entry));
+                    usable.push(lease);
                 }
                 Err(bad) => self.complain(&lease, bad.0),
             }
         }
+        self.backend.follow(usable);
         METRICS.leases.set(self.view.remote().count());
         METRICS.leases_unusable.set(self.complaints.len());
         desired

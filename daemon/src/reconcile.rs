@@ -30,6 +30,7 @@ impl<K: Kernel> Reconciler<K> {
     pub async fn look(&mut self, scope: &Scope) -> Result<(), KernelError> {
         let mut stands = self.kernel.list(scope).await?;
         self.installed.iter().filter(|e| matches!(e, Entry::Tunnel { .. })).for_each(|e| stands.put(*e));
+        stands.take_endpoints(&self.installed);
         self.installed = stands;
         Ok(())
     }
@@ -120,7 +121,7 @@ impl<K: Kernel> Reconciler<K> {
 mod tests {
     use super::*;
     use crate::kernel::fake::FakeKernel;
-    use flannel_core::entry::{LinkIndex, Route};
+    use flannel_core::entry::{LinkIndex, Peer, Route};
     use std::net::Ipv4Addr;
 
     fn route(net: u8, via: u8) -> Entry {
@@ -154,6 +155,27 @@ mod tests {
         reconciler.look(&Scope::default()).await.unwrap();
         assert_eq!(reconciler.run(&desired).await, 0);
         assert_eq!(*reconciler.kernel.table.borrow(), desired);
+    }
+
+    /// The kernel follows a host whose address changes; only what the lease says is ever programmed.
+    #[tokio::test]
+    async fn a_peer_that_moved_is_left_where_it_is() {
+        let peer = |endpoint: &str| {
+            let key = flannel_core::wireguard::PublicKey([7; 32]);
+            let allowed = Some("10.5.1.0-24".parse().unwrap());
+            let endpoint = endpoint.parse().unwrap();
+            Entry::Peer(Peer { link: LinkIndex(3), key, endpoint, allowed, psk: None, keepalive: 0 })
+        };
+        let mut reconciler = Reconciler::new(FakeKernel::default(), None);
+        let desired = Table::from_iter([peer("192.0.2.1:51820")]);
+        assert_eq!(reconciler.run(&desired).await, 0);
+        *reconciler.kernel.table.borrow_mut() = Table::from_iter([peer("203.0.113.9:4242")]);
+        reconciler.look(&Scope::default()).await.unwrap();
+        reconciler.run(&desired).await;
+        assert!(reconciler.kernel.table.borrow().has(&peer("203.0.113.9:4242")));
+        let moved = Table::from_iter([peer("192.0.2.5:51820")]);
+        reconciler.run(&moved).await;
+        assert_eq!(*reconciler.kernel.table.borrow(), moved);
     }
 
     #[tokio::test]

@@ -4,6 +4,9 @@
 //! the type compares without case.
 
 use crate::json::Object;
+pub use wireguard::{Mode, Wireguard};
+
+mod wireguard;
 
 /// A backend with its options.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -16,6 +19,12 @@ pub enum BackendConfig {
     Udp(Udp),
     /// A lease and nothing else.
     Alloc,
+    /// Commands of the operator's.
+    Extension(Extension),
+    /// IPv4 packets in IPv4 packets, by the kernel.
+    Ipip(Ipip),
+    /// Encrypted tunnels of the kernel.
+    Wireguard(Wireguard),
 }
 
 /// Options of `vxlan`.
@@ -42,16 +51,36 @@ pub struct Udp {
     pub port: u16,
 }
 
+/// Options of `extension`: command lines for `sh -c`, empty for nothing to be run.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Extension {
+    /// `PreStartupCommand`: run before the lease is taken; its output is what the lease tells the other hosts.
+    pub pre_startup: String,
+    /// `PostStartupCommand`: run once the lease is there.
+    pub post_startup: String,
+    /// `SubnetAddCommand`: run for each remote lease that comes.
+    pub subnet_add: String,
+    /// `SubnetRemoveCommand`: run for each remote lease that goes.
+    pub subnet_remove: String,
+}
+
+/// Options of `ipip`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Ipip {
+    /// Plain routes to hosts of the same link, the tunnel only to the others.
+    pub direct_routing: bool,
+}
+
 /// What is wrong with the `Backend` object: one sentence part for each mistake.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{}", .0.join("; "))]
 pub struct BadBackend(pub Vec<String>);
 
 /// The backends this build has, as the config names them.
-pub const NAMES: &[&str] = &["vxlan", "host-gw", "udp", "alloc"];
+pub const NAMES: &[&str] = &["vxlan", "host-gw", "udp", "alloc", "extension", "ipip", "wireguard"];
 
 /// Backends of upstream that this build doesn't have.
-const UPSTREAM_ONLY: &[&str] = &["ipip", "ipsec", "wireguard", "extension", "tencent-vpc"];
+const UPSTREAM_ONLY: &[&str] = &["ipsec", "tencent-vpc"];
 
 impl BackendConfig {
     /// Reads the `Backend` object.
@@ -67,6 +96,9 @@ impl BackendConfig {
             "udp" => Self::Udp(Udp { port: options.get("Port", "a UDP port", 8285) }),
             "host-gw" => Self::HostGw,
             "alloc" => Self::Alloc,
+            "extension" => Self::Extension(options.extension()),
+            "ipip" => Self::Ipip(Ipip { direct_routing: options.get("DirectRouting", "true or false", false) }),
+            "wireguard" => Self::Wireguard(options.wireguard()),
             other => {
                 let known = NAMES.join(", ");
                 let why = match other {
@@ -87,6 +119,9 @@ impl BackendConfig {
             Self::HostGw => "host-gw",
             Self::Udp(_) => "udp",
             Self::Alloc => "alloc",
+            Self::Extension(_) => "extension",
+            Self::Ipip(_) => "ipip",
+            Self::Wireguard(_) => "wireguard",
         }
     }
 }
@@ -119,6 +154,16 @@ impl<'a> Options<'a> {
         }
         vxlan
     }
+
+    fn extension(&mut self) -> Extension {
+        let mut command = |name: &str| self.get(name, "a command line in a text", String::new());
+        Extension {
+            pre_startup: command("PreStartupCommand"),
+            post_startup: command("PostStartupCommand"),
+            subnet_add: command("SubnetAddCommand"),
+            subnet_remove: command("SubnetRemoveCommand"),
+        }
+    }
 }
 
 #[cfg(test)]
@@ -142,14 +187,52 @@ mod tests {
     }
 
     #[test]
+    fn an_extension_is_up_to_four_commands() {
+        assert_eq!(BackendConfig::parse(r#"{"Type":"extension"}"#), Ok(BackendConfig::Extension(Extension::default())));
+        let given = r#"{"Type":"Extension","PreStartupCommand":"a","postStartupCommand":"b && c",
+            "SubnetAddCommand":"ip route add $SUBNET via \"$PUBLIC_IP\"","SubnetRemoveCommand":null}"#;
+        let expected = Extension {
+            pre_startup: "a".into(),
+            post_startup: "b && c".into(),
+            subnet_add: r#"ip route add $SUBNET via "$PUBLIC_IP""#.into(),
+            subnet_remove: String::new(),
+        };
+        assert_eq!(BackendConfig::parse(given), Ok(BackendConfig::Extension(expected)));
+        assert_eq!(
+            says(r#"{"Type":"extension","SubnetAddCommand":["ip"],"SubnetRemoveCommand":1}"#),
+            "Backend.SubnetAddCommand is [\"ip\"], which is not a command line in a text; \
+             Backend.SubnetRemoveCommand is 1, which is not a command line in a text"
+        );
+    }
+
+    #[test]
+    fn ipip_may_route_directly() {
+        let ipip = |direct_routing| Ok(BackendConfig::Ipip(Ipip { direct_routing }));
+        assert_eq!(BackendConfig::parse(r#"{"Type":"ipip"}"#), ipip(false));
+        assert_eq!(BackendConfig::parse(r#"{"Type":"IPIP","directrouting":true}"#), ipip(true));
+        assert_eq!(
+            says(r#"{"Type":"ipip","DirectRouting":"yes"}"#),
+            "Backend.DirectRouting is \"yes\", which is not true or false"
+        );
+    }
+
+    #[test]
     fn mistakes_name_the_key() {
-        assert_eq!(says("{}"), "Backend.Type is missing: use one of vxlan, host-gw, udp, alloc");
-        assert_eq!(says("null"), "Backend.Type is missing: use one of vxlan, host-gw, udp, alloc");
+        assert_eq!(
+            says("{}"),
+            "Backend.Type is missing: use one of vxlan, host-gw, udp, alloc, extension, ipip, wireguard"
+        );
+        assert_eq!(
+            says("null"),
+            "Backend.Type is missing: use one of vxlan, host-gw, udp, alloc, extension, ipip, wireguard"
+        );
         assert_eq!(
             says(r#"{"Type":"nope"}"#),
-            "Backend.Type \"nope\" is unknown: use one of vxlan, host-gw, udp, alloc"
+            "Backend.Type \"nope\" is unknown: use one of vxlan, host-gw, udp, alloc, extension, ipip, wireguard"
         );
-        assert!(says(r#"{"Type":"ipsec"}"#).contains("not built into this daemon"));
+        for upstream in ["ipsec", "tencent-vpc"] {
+            assert!(says(&format!(r#"{{"Type":"{upstream}"}}"#)).contains("not built into this daemon"));
+        }
         assert_eq!(
             says(r#"{"Type":"vxlan","VNI":16777216}"#),
             "Backend.VNI 16777216 is over 16777215, the largest of 24 bits"

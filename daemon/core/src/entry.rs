@@ -8,11 +8,13 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 use ipnet::{IpNet, Ipv4Net};
 
+use crate::key::SubnetKey;
 use crate::name::Mac;
+use crate::wireguard::{PublicKey, Secret};
 
 /// The kernel's number of an interface.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -48,6 +50,25 @@ pub enum Entry {
         /// The host's public address.
         to: Ipv4Addr,
     },
+    /// A peer of a wireguard device.
+    Peer(Peer),
+}
+
+/// A peer of a wireguard device.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Peer {
+    /// The device.
+    pub link: LinkIndex,
+    /// The host's key.
+    pub key: PublicKey,
+    /// Where it is reached. The kernel follows a host that moves, so this is where it was said to be.
+    pub endpoint: SocketAddr,
+    /// The subnets behind it; nothing where the kernel has what no lease says.
+    pub allowed: Option<SubnetKey>,
+    /// The key all hosts share.
+    pub psk: Option<Secret>,
+    /// How often a silent tunnel sends something, in seconds; 0 for never.
+    pub keepalive: u16,
 }
 
 /// A route of the main table.
@@ -74,6 +95,8 @@ pub enum Slot {
     Route(IpNet),
     /// Of [`Entry::Tunnel`].
     Tunnel(Ipv4Net),
+    /// Of [`Entry::Peer`].
+    Peer(LinkIndex, PublicKey),
 }
 
 impl Entry {
@@ -84,6 +107,7 @@ impl Entry {
             Self::Fdb { link, mac, .. } => Slot::Fdb(link, mac),
             Self::Route(route) => Slot::Route(route.dst),
             Self::Tunnel { subnet, .. } => Slot::Tunnel(subnet),
+            Self::Peer(Peer { link, key, .. }) => Slot::Peer(link, key),
         }
     }
 }
@@ -95,6 +119,7 @@ impl fmt::Display for Entry {
             Self::Fdb { mac, dst, .. } => write!(f, "FDB record {mac} to {dst}"),
             Self::Route(route) => write!(f, "{route}"),
             Self::Tunnel { subnet, to } => write!(f, "tunnel {subnet} to {to}"),
+            Self::Peer(peer) => write!(f, "peer {} at {}", peer.key, peer.endpoint),
         }
     }
 }
@@ -124,6 +149,16 @@ impl Table {
     /// Whether exactly this entry stands in its slot.
     pub fn has(&self, entry: &Entry) -> bool {
         self.0.get(&entry.slot()) == Some(entry)
+    }
+
+    /// Takes the endpoints of wireguard peers from another table, where it has the same peers: the kernel's own follow
+    /// the hosts' moves, which is no difference to be put right.
+    pub fn take_endpoints(&mut self, from: &Self) {
+        for (slot, entry) in &mut self.0 {
+            if let (Entry::Peer(peer), Some(Entry::Peer(known))) = (entry, from.0.get(slot)) {
+                peer.endpoint = known.endpoint;
+            }
+        }
     }
 
     /// Whether another entry stands in this one's slot.

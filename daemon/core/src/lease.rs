@@ -158,6 +158,29 @@ impl VxlanData {
     }
 }
 
+/// The data an extension host adds to its lease: the output of its pre-startup command as a JSON text.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ExtensionData(pub String);
+
+impl ExtensionData {
+    /// The text for `BackendData`. Like Go's encoder, and so upstream's, it also writes `<`, `>` and `&` by their
+    /// numbers.
+    pub fn to_json(&self) -> String {
+        let text = serde_json::Value::from(self.0.as_str()).to_string();
+        let escape = |c: char| match c {
+            '<' | '>' | '&' | '\u{2028}' | '\u{2029}' => format!("\\u{:04x}", u32::from(c)),
+            c => c.to_string(),
+        };
+        text.chars().map(escape).collect()
+    }
+
+    /// Reads `BackendData`.
+    pub fn from_json(text: &str) -> Result<Self, BadLease> {
+        let text = serde_json::from_str(text);
+        text.map(Self).map_err(|e| BadLease(format!("BackendData is not the text of an extension host: {e}")))
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -185,6 +208,25 @@ mod tests {
         assert_eq!(VxlanData::from_json(&attrs.backend_data.unwrap()), Ok(data));
     }
 
+    // What Go's encoding/json makes of it.
+    #[test]
+    fn an_extensions_output_is_a_json_text() {
+        let data = ExtensionData("a \"b\" <c> & d\n\te\u{1}ü".into());
+        assert_eq!(data.to_json(), r#""a \"b\" \u003cc\u003e \u0026 d\n\te\u0001ü""#);
+        assert_eq!(ExtensionData::from_json(&data.to_json()), Ok(data.clone()));
+        let attrs = LeaseAttrs {
+            backend_type: "extension".into(),
+            backend_data: Some(ExtensionData("02:00".into()).to_json()),
+            ..LeaseAttrs::new("172.31.77.1".parse().unwrap())
+        };
+        let text = r#"{"PublicIP":"172.31.77.1","PublicIPv6":null,"BackendType":"extension","BackendData":"02:00"}"#;
+        assert_eq!(attrs.to_json(), text);
+        assert_eq!(LeaseAttrs::from_json(text), Ok(attrs));
+        let spoilt = LeaseAttrs { backend_data: Some(data.to_json()), ..LeaseAttrs::from_json(text).unwrap() };
+        assert_eq!(LeaseAttrs::from_json(&spoilt.to_json()), Ok(spoilt));
+        assert!(ExtensionData::from_json(r#"{"VNI":1}"#).unwrap_err().0.starts_with("BackendData is not the text"));
+    }
+
     #[test]
     fn reading_is_tolerant() {
         let text = r#" {"publicip":"10.0.0.1", "EXTRA": 1, "backendTYPE":"vxlan",
@@ -210,5 +252,21 @@ mod tests {
         assert_eq!(says("{}"), "BackendData.VtepMAC is missing");
         assert!(says(r#"{"VtepMAC":"01:00:00:00:00:01"}"#).contains("group address"));
         assert!(says(r#"{"VNI":"x","VtepMAC":"02:00:00:00:00:01"}"#).starts_with("BackendData.VNI is \"x\""));
+    }
+
+    proptest::proptest! {
+        /// Whatever a command prints comes out at the other end as it went in, and writing it again changes nothing.
+        #[test]
+        fn any_output_survives_the_way_through_etcd(output in ".*", ip in proptest::prelude::any::<u32>()) {
+            let data = ExtensionData(output);
+            let attrs = LeaseAttrs {
+                backend_type: "extension".into(),
+                backend_data: Some(data.to_json()),
+                ..LeaseAttrs::new(ip.into())
+            };
+            let read = LeaseAttrs::from_json(&attrs.to_json()).unwrap();
+            proptest::prop_assert_eq!(&read, &attrs);
+            proptest::prop_assert_eq!(ExtensionData::from_json(&read.backend_data.unwrap()), Ok(data));
+        }
     }
 }

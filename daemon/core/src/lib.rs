@@ -30,5 +30,6 @@ pub mod renewal;
 pub mod rules;
 pub mod subnet_env;
 pub mod view;
+pub mod wireguard;
 
 pub use ipnet;

@@ -47,7 +47,7 @@ impl Backend for HostGw {
     }
 
     fn scope(&self) -> Scope {
-        Scope { owned: Vec::new(), shared: Some((self.link, self.ranges.clone())) }
+        Scope { owned: Vec::new(), shared: Some((self.link, self.ranges.clone())), peers: false }
     }
 
     fn entries(&self, remote: &Lease, _: Reach) -> Result<Vec<Entry>, BadLease> {

@@ -17,7 +17,7 @@ use flannel_core::key::SubnetKey;
 use flannel_core::lease::{BadLease, Lease};
 use flannel_core::name::IfName;
 
-use super::{Backend, Reach, base};
+use super::{Backend, Reach, base, without};
 use crate::error::Error;
 use crate::kernel::netlink::Netlink;
 use crate::kernel::{KernelError, Scope};
@@ -134,12 +134,12 @@ impl Backend for Udp {
 
     fn scope(&self) -> Scope {
         let (uplink, range) = self.uplink;
-        Scope { owned: vec![self.link], shared: Some((uplink, vec![range])) }
+        Scope { owned: vec![self.link], shared: Some((uplink, vec![range])), peers: false }
     }
 
     fn standing(&self) -> Vec<Entry> {
-        let route = |dst: Ipv4Net| Entry::Route(Route { dst: dst.into(), via: None, link: self.link, onlink: false });
-        without(self.network, self.subnet).into_iter().map(route).collect()
+        let route = |dst| Entry::Route(Route { dst, via: None, link: self.link, onlink: false });
+        without(self.network.into(), self.subnet.into()).into_iter().map(route).collect()
     }
 
     /// Leases of any backend count, as for upstream: their hosts may speak udp all the same.
@@ -154,37 +154,5 @@ impl Backend for Udp {
 
     fn tunnels(&self) -> Option<&Tunnels> {
         Some(&self.tunnels)
-    }
-}
-
-/// The prefixes that cover `network` but not `subnet`: the sibling of each prefix on the way down to it.
-fn without(network: Ipv4Net, subnet: Ipv4Net) -> Vec<Ipv4Net> {
-    let longer = network.prefix_len() + 1..=subnet.prefix_len();
-    let sibling = |len: u8| {
-        let bit = 1u32 << (32 - u32::from(len));
-        Ipv4Net::new(Ipv4Addr::from_bits(subnet.network().to_bits() ^ bit), len).ok().map(|net| net.trunc())
-    };
-    if network.contains(&subnet) { longer.filter_map(sibling).collect() } else { vec![network] }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn net(text: &str) -> Ipv4Net {
-        text.parse().unwrap()
-    }
-
-    #[test]
-    fn the_own_subnet_is_left_out_and_nothing_else() {
-        let routes = without(net("10.5.0.0/16"), net("10.5.56.0/24"));
-        assert_eq!(routes.len(), 8);
-        assert!(routes.iter().all(|r| !r.contains(&net("10.5.56.0/24")) && !net("10.5.56.0/24").contains(r)));
-        let addresses: u32 = routes.iter().map(|r| 1 << (32 - r.prefix_len())).sum();
-        assert_eq!(addresses, (1 << 16) - (1 << 8));
-        for other in ["10.5.0.1/32", "10.5.55.255/32", "10.5.57.0/32", "10.5.255.255/32"] {
-            assert_eq!(routes.iter().filter(|r| r.contains(&net(other))).count(), 1, "{other}");
-        }
-        assert_eq!(without(net("10.5.0.0/16"), net("10.5.0.0/18")), [net("10.5.128.0/17"), net("10.5.64.0/18")]);
     }
 }

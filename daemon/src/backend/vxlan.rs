@@ -289,7 +289,7 @@ impl Backend for Vxlan {
 
     fn scope(&self) -> Scope {
         let owned = self.links.iter().map(|(_, link)| *link).collect();
-        Scope { owned, shared: Some((self.uplink, self.ranges.clone())) }
+        Scope { owned, shared: Some((self.uplink, self.ranges.clone())), peers: false }
     }
 
     fn wants_reach(&self) -> bool {

@@ -7,7 +7,7 @@ use flannel_core::ipnet::IpNet;
 use flannel_core::name::IfName;
 use rtnetlink::LinkUnspec;
 use rtnetlink::packet_route::address::{AddressAttribute, AddressMessage};
-use rtnetlink::packet_route::link::{LinkAttribute, LinkMessage};
+use rtnetlink::packet_route::link::{LinkAttribute, LinkFlags, LinkMessage};
 
 use super::netlink::{Netlink, collect, refused};
 use super::{Fault, KernelError};
@@ -53,6 +53,12 @@ impl Netlink {
         let request = self.handle.address().get().set_link_index_filter(link.0);
         let messages = collect(request.execute(), || format!("list the addresses of device {}", link.0)).await?;
         Ok(messages.iter().filter_map(address).any(|own| networks.iter().any(|net| net.contains(&own.addr()))))
+    }
+
+    /// Whether a device of this name is still the one that was made, and up.
+    pub async fn device_stands(&self, name: &IfName, made: LinkIndex) -> Result<bool, KernelError> {
+        let link = self.link(name).await?;
+        Ok(link.is_some_and(|l| l.header.index == made.0 && l.header.flags.contains(LinkFlags::Up)))
     }
 
     /// Whether a device has this address.

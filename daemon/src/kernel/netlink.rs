@@ -3,6 +3,7 @@
 //! Message details: contract, section 5.1. Error numbers are decoded here and nowhere else.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::sync::Arc;
 
 use flannel_core::config::Range;
 use flannel_core::entry::{Entry, LinkIndex, Route, Table};
@@ -18,6 +19,7 @@ use rtnetlink::packet_route::route::{
     RouteAddress, RouteAttribute, RouteFlags, RouteHeader, RouteMessage, RouteProtocol, RouteType,
 };
 use rustix::io::Errno as E;
+use tokio::sync::OnceCell;
 
 use super::{Fault, Kernel, KernelError, Scope};
 
@@ -25,6 +27,8 @@ use super::{Fault, Kernel, KernelError, Scope};
 #[derive(Clone)]
 pub struct Netlink {
     pub(super) handle: rtnetlink::Handle,
+    /// Opened when a wireguard device is first spoken to.
+    pub(super) wireguard: Arc<OnceCell<super::wireguard::Socket>>,
 }
 
 impl Netlink {
@@ -36,7 +40,7 @@ impl Netlink {
             fault: Fault::Other,
         })?;
         tokio::spawn(connection);
-        Ok(Self { handle })
+        Ok(Self { handle, wireguard: Arc::default() })
     }
 
     /// Whether a host is reached without a gateway, by the kernel's own choice of route.
@@ -117,6 +121,7 @@ impl Kernel for Netlink {
             Entry::Route(route) => {
                 self.handle.route().add(route_message(route)).replace().execute().await.map_err(refused(what))
             }
+            Entry::Peer(peer) => self.put_peer(peer).await,
             Entry::Tunnel { .. } => Err(not_ours(entry)),
         }
     }
@@ -141,6 +146,12 @@ impl Kernel for Netlink {
                 self.handle.neighbours().del(message).execute().await
             }
             Entry::Route(route) => self.handle.route().del(route_message(route)).execute().await,
+            Entry::Peer(peer) => {
+                return match self.remove_peer(peer).await {
+                    Err(e) if matches!(e.fault, Fault::NotFound | Fault::NoDevice) => Ok(()),
+                    other => other,
+                };
+            }
             Entry::Tunnel { .. } => return Err(not_ours(entry)),
         };
         match result.map_err(refused(|| format!("remove {entry}"))) {
@@ -157,6 +168,11 @@ impl Kernel for Netlink {
         }
         if scope.owned.is_empty() {
             return Ok(entries);
+        }
+        if scope.peers {
+            for link in &scope.owned {
+                self.peers(*link).await?.into_iter().for_each(|peer| entries.put(Entry::Peer(peer)));
+            }
         }
         for family in [AddressFamily::Inet, AddressFamily::Inet6, AddressFamily::Bridge] {
             let neighbours = self.neighbours(family).await?;
@@ -342,6 +358,7 @@ pub(super) fn refused(what: impl Fn() -> String) -> impl FnOnce(rtnetlink::Error
             E::NODEV => (Fault::NoDevice, ""),
             E::PERM | E::ACCESS => (Fault::Denied, "; run as root or with CAP_NET_ADMIN"),
             E::OPNOTSUPP | E::AFNOSUPPORT => (Fault::Unsupported, "; this kernel lacks it"),
+            E::ADDRINUSE => (Fault::Other, "; another program or device has the port"),
             E::NETUNREACH => (Fault::Other, "; the gateway is not on the interface's link"),
             _ => (Fault::Other, ""),
         };
@@ -356,7 +373,7 @@ mod tests {
 
     fn shared() -> Scope {
         let range = flannel_core::config::NetworkConfig::parse(r#"{"Network":"10.5.0.0/16"}"#).unwrap().v4.unwrap();
-        Scope { owned: vec![LinkIndex(9)], shared: Some((LinkIndex(2), vec![range])) }
+        Scope { owned: vec![LinkIndex(9)], shared: Some((LinkIndex(2), vec![range])), peers: false }
     }
 
     fn route(dst: &str, via: Option<&str>, link: u32) -> Route {

@@ -9,7 +9,7 @@ use rtnetlink::packet_route::link::{InfoData, InfoKind, InfoVxlan, LinkAttribute
 use rtnetlink::{LinkMessageBuilder, LinkUnspec, LinkVxlan};
 
 use super::netlink::{Netlink, collect, refused};
-use super::{Fault, KernelError, device};
+use super::{Fault, KernelError, device, ipip, wireguard};
 
 /// The UDP port the kernel takes when none is given (`vxlan.udp_port`; the IANA port 4789 came later).
 const KERNEL_PORT: u16 = 8472;
@@ -88,15 +88,18 @@ impl Netlink {
         Ok(made.vxlan)
     }
 
-    /// Removes VTEPs of an earlier run with another backend or VNI: their routes would go before ours. Such a device is
+    /// Removes devices of an earlier run with another backend or VNI: their routes would go before ours. Such a device is
     /// named as ours are and has an address of this network, so another flannel network's is left alone.
-    pub async fn remove_stale_vteps(&self, keep: &[LinkIndex], networks: &[IpNet]) -> Result<(), KernelError> {
+    pub async fn remove_stale_devices(&self, keep: &[LinkIndex], networks: &[IpNet]) -> Result<(), KernelError> {
         let links = collect(self.handle.link().get().execute(), || "list devices".into()).await?;
-        for link in links.iter().filter(|link| read(link).is_some()) {
+        for link in &links {
             let index = LinkIndex(link.header.index);
             let Some(name) = device::name(link).and_then(|name| IfName::new(name).ok()) else { continue };
-            let named_so = ["flannel.", "flannel-v6."].iter().any(|start| name.as_str().starts_with(start));
-            if named_so && !keep.contains(&index) && self.has_address_in(index, networks).await? {
+            let starts = |starts: &[&str]| starts.iter().any(|start| name.as_str().starts_with(start));
+            let ours = (read(link).is_some() && starts(&["flannel.", "flannel-v6."]))
+                || (ipip::tunnel(link).is_some() && name.as_str() == "flannel.ipip")
+                || (wireguard::is_wireguard(link) && ["flannel-wg", "flannel-wg-v6"].contains(&name.as_str()));
+            if ours && !keep.contains(&index) && self.has_address_in(index, networks).await? {
                 tracing::info!("device {name} is of an earlier run with another backend or VNI: removing it");
                 self.delete_link(index, &name).await?;
             }
