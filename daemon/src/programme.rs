@@ -250,7 +250,9 @@ impl<'a> Programme<'a> {
         self.complaints.retain(|key, _| leases.iter().any(|l| l.key == *key));
         let mut usable = Vec::new();
         for lease in leases {
-            let entries = if self.claims_to_be_us(&lease) {
+            let entries = if let Some(ip) = self.would_swallow(&lease) {
+                Err(BadLease(format!("its subnet covers {ip}, by which hosts reach each other; delete the lease")))
+            } else if self.claims_to_be_us(&lease) {
                 Err(BadLease(
                     "its public address is this host's own; give each host its own -public-ip, or delete the lease"
                         .into(),
@@ -279,6 +281,12 @@ impl<'a> Programme<'a> {
             tracing::warn!("lease {lease} is not connected: {why}");
             self.complaints.insert(lease.key, why);
         }
+    }
+
+    /// The public address, ours or its own, that a route to this lease's subnet would draw into the tunnel.
+    fn would_swallow(&self, lease: &Lease) -> Option<IpAddr> {
+        let both = |net| [self.attrs.public_ip_like(&net), lease.attrs.public_ip_like(&net)].map(|ip| (net, ip));
+        lease.key.nets().flat_map(both).find_map(|(net, ip)| ip.filter(|ip| net.contains(ip)))
     }
 
     fn claims_to_be_us(&self, lease: &Lease) -> bool {

@@ -218,6 +218,20 @@ fn malformed_leases_that_were_there_first_disturb_nobody() {
     });
 }
 
+/// Such a lease would draw the packets between the hosts themselves into the tunnel, etcd's included.
+#[test]
+fn a_lease_that_covers_the_hosts_own_network_is_named_and_left_out() {
+    lab(1, &plain("vxlan")).check(|lab| {
+        let daemon = lab.host(1).up(FLANNELD, &[])?;
+        lab.etcd().put(&key("172.31.77.0-24"), &vxlan(7, MAC))?;
+        daemon.says("lease 172.31.77.0-24 of 172.31.77.7 is not connected: its subnet covers 172.31.77.1")?;
+        lab.etcd().put(&key("10.5.200.0-24"), &vxlan(8, MAC))?;
+        route_comes(lab.host(1), "10.5.200.0/24")?;
+        assert!(!lab.host(1).routes()?.iter().any(|r| r.starts_with("172.31.77.0/24 via")));
+        Ok(())
+    });
+}
+
 /// A peer's lease that turns malformed is no reason to cut it off from everybody else's containers at once; what
 /// must not happen is that others suffer, and that the peer can't come back.
 #[test]
