@@ -11,6 +11,12 @@ use crate::backend::udp::Tunnels;
 use crate::kernel::{Kernel, KernelError, Scope};
 use crate::metrics::METRICS;
 
+#[derive(Debug, Clone, Copy)]
+enum Verb {
+    Put,
+    Remove,
+}
+
 /// The entries of one backend.
 pub struct Reconciler<K> {
     kernel: K,
@@ -48,45 +54,11 @@ impl<K: Kernel> Reconciler<K> {
             METRICS.entries_failed.set(0);
             return 0;
         }
-        let (mut put, mut removed, mut failed) = (0, 0, 0);
-        let mut tunnels_changed = false;
-        for entry in &plan.put {
-            let result = match entry {
-                Entry::Tunnel { .. } if self.tunnels.is_some() => {
-                    tunnels_changed = true;
-                    Ok(())
-                }
-                entry => self.kernel.put(entry).await,
-            };
-            if self.done(entry, result) {
-                tracing::debug!("put {entry}");
-                self.installed.put(*entry);
-                put += 1;
-            } else {
-                failed += 1;
-            }
-        }
-        for entry in &plan.remove {
-            let result = match entry {
-                Entry::Tunnel { .. } if self.tunnels.is_some() => {
-                    tunnels_changed = true;
-                    Ok(())
-                }
-                entry => self.kernel.remove(entry).await,
-            };
-            if self.done(entry, result) {
-                tracing::debug!("removed {entry}");
-                self.installed.remove(entry);
-                removed += 1;
-            } else {
-                failed += 1;
-            }
-        }
-        if let Some(tunnels) = self.tunnels.as_ref().filter(|_| tunnels_changed) {
-            tunnels.replace(self.installed.iter().filter_map(|entry| match entry {
-                Entry::Tunnel { subnet, to } => Some((*subnet, *to)),
-                _ => None,
-            }));
+        let (put, not_put) = self.carry_out(&plan.put, Verb::Put).await;
+        let (removed, not_removed) = self.carry_out(&plan.remove, Verb::Remove).await;
+        let failed = not_put + not_removed;
+        if plan.put.iter().chain(&plan.remove).any(|entry| matches!(entry, Entry::Tunnel { .. })) {
+            self.tell_proxy();
         }
         METRICS.entries.set(self.installed.len());
         METRICS.entries_failed.set(failed);
@@ -99,6 +71,38 @@ impl<K: Kernel> Reconciler<K> {
             );
         }
         failed
+    }
+
+    /// Does one thing with each entry in turn; how many went well, and how many did not.
+    async fn carry_out(&mut self, entries: &[Entry], verb: Verb) -> (u64, usize) {
+        let (mut done, mut failed) = (0, 0);
+        for entry in entries {
+            let result = match (entry, verb) {
+                (Entry::Tunnel { .. }, _) if self.tunnels.is_some() => Ok(()),
+                (entry, Verb::Put) => self.kernel.put(entry).await,
+                (entry, Verb::Remove) => self.kernel.remove(entry).await,
+            };
+            if !self.done(entry, result) {
+                failed += 1;
+                continue;
+            }
+            tracing::debug!("{verb:?} {entry}");
+            match verb {
+                Verb::Put => self.installed.put(*entry),
+                Verb::Remove => self.installed.remove(entry),
+            }
+            done += 1;
+        }
+        (done, failed)
+    }
+
+    /// The proxy gets all its tunnels at once.
+    fn tell_proxy(&self) {
+        let Some(tunnels) = &self.tunnels else { return };
+        tunnels.replace(self.installed.iter().filter_map(|entry| match entry {
+            Entry::Tunnel { subnet, to } => Some((*subnet, *to)),
+            _ => None,
+        }));
     }
 
     /// Whether it went well; if not, says why unless that was said before.
