@@ -201,7 +201,11 @@ fn neighbour_address(ip: IpAddr) -> NeighbourAddress {
     }
 }
 
-/// Main table, protocol boot, scope universe (link without a gateway would be `scope link`, which Docker takes for an
+/// The mark of our routes, `proto 70` in `ip route`: none of those that iproute2's rt_protos gives to anybody. Upstream
+/// writes protocol boot, as a person's `ip route add` does, and so can't tell its routes from theirs.
+const OURS: RouteProtocol = RouteProtocol::Other(70);
+
+/// Main table, our protocol, scope universe (link without a gateway would be `scope link`, which Docker takes for an
 /// overlap; upstream has universe too).
 fn route_message(route: &Route) -> RouteMessage {
     let mut message = match route.dst {
@@ -212,7 +216,7 @@ fn route_message(route: &Route) -> RouteMessage {
             RouteMessageBuilder::<Ipv6Addr>::new().destination_prefix(dst.addr(), dst.prefix_len()).build()
         }
     };
-    message.header.protocol = RouteProtocol::Boot;
+    message.header.protocol = OURS;
     message.attributes.push(RouteAttribute::Oif(route.link.0));
     match route.via {
         Some(IpAddr::V4(via)) => message.attributes.push(RouteAttribute::Gateway(RouteAddress::Inet(via))),
@@ -246,7 +250,7 @@ fn route_entry(message: &RouteMessage, scope: &Scope) -> Option<Entry> {
             let subnet = |r: &Range| r.network.contains(&route.dst) && r.subnet_len == route.dst.prefix_len();
             *shared == link
                 && route.via.is_some()
-                && message.header.protocol == RouteProtocol::Boot
+                && message.header.protocol == OURS
                 && metric(message) == usual_metric(&route.dst)
                 && ranges.iter().any(subnet)
         });

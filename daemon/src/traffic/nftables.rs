@@ -44,8 +44,9 @@ impl Nftables {
         tracing::info!("setting the rules of nftables, table {table}");
         run("nft", &["-f", "-"], Some(&nft::replace(rules))).await?;
         match list(table).await {
-            Some(listed) => self.right.insert(table, listed),
-            None => self.right.remove(table),
+            Some(listed) if nft::may_list(rules, &listed) => self.right.insert(table, listed),
+            // Another hand was in between: nothing to compare with, so the next check sets the table again.
+            _ => self.right.remove(table),
         };
         Ok(true)
     }

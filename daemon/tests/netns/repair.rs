@@ -133,3 +133,20 @@ fn entries_of_a_host_that_left_meanwhile_are_swept() {
         });
     }
 }
+
+/// A route of the same shape as ours, through a gateway on the same interface, but made by a person.
+#[test]
+fn a_route_of_the_operators_own_is_left_alone() {
+    lab(2, &plain("host-gw")).check(|lab| {
+        let host = lab.host(1);
+        host.ip("route add 10.5.222.0/24 via 172.31.77.2")?;
+        host.up(FLANNELD, &[])?;
+        let far = lab.host(2).up(FLANNELD, &[])?.ready()?.subnet();
+        route_comes(host, &far.to_string())?;
+        assert!(host.ip(&format!("route show {far}"))?.contains("proto 70"), "ours bear a mark");
+        holds("the operator's route stays", Duration::from_secs(12), || {
+            let routes = host.routes()?;
+            expect(routes.iter().any(|r| r.starts_with("10.5.222.0/24")), || format!("{routes:#?}"))
+        })
+    });
+}

@@ -7,6 +7,9 @@ use std::sync::{Mutex, PoisonError};
 
 use super::{Context, Daemon, Flanneld, Namespace, Process, Result, SubnetEnv};
 
+/// How `ip route` shows the mark that flanneld gives its routes.
+const MARK: &str = " proto 70";
+
 /// One host. What can be done in a namespace can be done on it.
 #[derive(Debug)]
 pub struct Host {
@@ -73,7 +76,10 @@ impl Host {
 
     /// The IPv6 routes to global addresses (`ip -6 route`), one a line.
     pub fn routes6(&self) -> Result<Vec<String>> {
-        Ok(lines(&self.ip("-6 route")?).into_iter().filter(|line| !line.starts_with("fe80:")).collect())
+        Ok(lines(&self.ip("-6 route")?.replace(MARK, ""))
+            .into_iter()
+            .filter(|line| !line.starts_with("fe80:"))
+            .collect())
     }
 
     /// The daemon `program`, to be started here with the usual flags (etcd's endpoint, the subnet file) and more.
@@ -81,9 +87,10 @@ impl Host {
         Flanneld::new(self, program.into())
     }
 
-    /// The routes (`ip route`), one a line, without the blanks `ip` puts at the end.
+    /// The routes (`ip route`), one a line, without the blanks `ip` puts at the end and without a daemon's mark on its
+    /// own, which upstream has none of.
     pub fn routes(&self) -> Result<Vec<String>> {
-        Ok(lines(&self.ip("route")?))
+        Ok(lines(&self.ip("route")?.replace(MARK, "")))
     }
 
     /// The neighbours of a device that the kernel did not find by itself.

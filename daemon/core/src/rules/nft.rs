@@ -54,6 +54,15 @@ pub fn replace(set: &RuleSet) -> String {
     text
 }
 
+/// Whether a listing of the table may be of the one that [`replace`] makes: it has as many lines. How nft words them
+/// depends on its version.
+pub fn may_list(set: &RuleSet, listing: &str) -> bool {
+    let ours = replace(set);
+    let (_, table) = ours.split_at(remove(table(&set.network)).len());
+    let lines = |text: &str| text.lines().filter(|line| !line.trim().is_empty()).count();
+    lines(table) == lines(listing)
+}
+
 /// The text for `nft -f -` that leaves no such table, whether there is one or not.
 pub fn remove(table: &str) -> String {
     // Deleting a table that is not there fails, so it is made first.
@@ -102,6 +111,17 @@ mod tests {
             \x20 }\n\
              }\n"
         );
+    }
+
+    // parity: goldens/nftables-ipmasq/n1/nft-list-ruleset.txt, for the form of a listing
+    #[test]
+    fn a_listing_with_a_rule_more_or_less_is_another_table() {
+        let listing = "table ip flannel-ipv4 {\n\tchain forward {\n\t\ttype filter hook forward priority filter; \
+            policy accept;\n\t\tip saddr 10.5.0.0/16 accept\n\t\tip daddr 10.5.0.0/16 accept\n\t}\n\n}\n";
+        let set = RuleSet { masquerade: false, ..set() };
+        assert!(may_list(&set, listing));
+        assert!(!may_list(&set, &listing.replace("\t\tip saddr 10.5.0.0/16 accept\n", "")));
+        assert!(!may_list(&set, &listing.replace("accept\n\t}", "accept\n\t\tdrop\n\t}")));
     }
 
     #[test]
