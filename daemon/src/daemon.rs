@@ -114,7 +114,7 @@ async fn start(options: &Options, store: &EtcdStore, manager: &ServiceManager) -
     let attrs = prepared.attrs(&uplink);
     manager.status("waiting for a lease");
     let held = acquire(store, &attrs, options.lease_ttl, &config, &previous).await?;
-    tracing::info!("lease {} {}", held.key, held.life);
+    tracing::info!(lease = %held.key, "lease {} {}", held.key, held.life);
     let backend = prepared.attach(&kernel, &config, held.key).await?;
     let networks: Vec<_> = config.ranges().map(|range| range.network).collect();
     // What an extension's commands made is the operator's, whatever its name.
@@ -215,7 +215,7 @@ async fn announce(options: &Options, env: &SubnetEnv, readiness: &Readiness) {
         backoff.pause().await;
     }
     readiness.set(true);
-    tracing::info!("ready: wrote {}", path.display());
+    tracing::info!(subnet_file = %path.display(), mtu = env.mtu, "ready: wrote {}", path.display());
 }
 
 fn previous_subnets(options: &Options) -> PreviousSubnets {

@@ -62,7 +62,7 @@ impl<'a, S: SubnetStore> Keeper<'a, S> {
             let now = now();
             match self.manager.keep(self.key).await {
                 Ok(Kept::Ours(life)) => {
-                    tracing::info!("lease {} is ours {life}", self.key);
+                    tracing::info!(lease = %self.key, "lease {} is ours {life}", self.key);
                     METRICS.renewals.inc();
                     self.renewal.renewed(now, until_next(life));
                 }

@@ -14,6 +14,7 @@ pub mod docker_plugin;
 pub mod error;
 pub mod keeper;
 pub mod kernel;
+pub mod log;
 pub mod metrics;
 pub mod opts;
 pub mod programme;

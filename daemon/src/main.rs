@@ -31,7 +31,7 @@ fn main() -> ExitCode {
         eprintln!("{}", env!("CARGO_PKG_VERSION"));
         return ExitCode::SUCCESS;
     }
-    log_to_stderr(options.verbosity);
+    flanneld::log::to_stderr(options.verbosity);
     leftover.bad_variables.iter().for_each(|bad| tracing::warn!("{bad}"));
     if !leftover.words.is_empty() {
         tracing::warn!(
@@ -75,18 +75,4 @@ async fn run(options: &Options) -> Result<(), flanneld::error::Error> {
     });
     let manager = ServiceManager::of_process(std::process::id(), |name| std::env::var(name).ok());
     flanneld::daemon::run(options, &manager, &shutdown).await
-}
-
-fn log_to_stderr(verbosity: i64) {
-    let level = match verbosity {
-        ..=0 => tracing::Level::INFO,
-        1..=3 => tracing::Level::DEBUG,
-        4.. => tracing::Level::TRACE,
-    };
-    tracing_subscriber::fmt()
-        .with_max_level(level)
-        .with_writer(std::io::stderr)
-        .with_ansi(false)
-        .with_target(false)
-        .init();
 }

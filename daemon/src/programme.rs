@@ -278,7 +278,7 @@ impl<'a> Programme<'a> {
 
     fn complain(&mut self, lease: &Lease, why: String) {
         if self.complaints.get(&lease.key) != Some(&why) {
-            tracing::warn!("lease {lease} is not connected: {why}");
+            tracing::warn!(lease = %lease.key, "lease {lease} is not connected: {why}");
             self.complaints.insert(lease.key, why);
         }
     }

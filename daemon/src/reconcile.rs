@@ -65,10 +65,7 @@ impl<K: Kernel> Reconciler<K> {
         METRICS.entries_put.add(put);
         METRICS.entries_removed.add(removed);
         if put + removed > 0 {
-            tracing::info!(
-                "programmed: {put} put, {removed} removed, {failed} failed, {} in force",
-                self.installed.len()
-            );
+            tracing::info!(put, removed, failed, in_force = self.installed.len(), "programmed");
         }
         failed
     }
@@ -114,7 +111,7 @@ impl<K: Kernel> Reconciler<K> {
         };
         let text = error.to_string();
         if self.complaints.get(&slot) != Some(&text) {
-            tracing::warn!("{text}; it is tried again");
+            tracing::warn!(entry = %entry, "{text}; it is tried again");
             self.complaints.insert(slot, text);
         }
         false

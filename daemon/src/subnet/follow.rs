@@ -138,7 +138,7 @@ fn readable(stored: Stored) -> Option<Lease> {
 }
 
 fn warn_unreadable(key: SubnetKey, why: &str) {
-    tracing::warn!("lease {key} is skipped: its value is not usable: {why}");
+    tracing::warn!(lease = %key, "lease {key} is skipped: its value is not usable: {why}");
 }
 
 #[cfg(test)]
