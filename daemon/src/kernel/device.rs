@@ -28,6 +28,15 @@ impl Netlink {
         Ok(self.link(name).await?.map(|link| LinkIndex(link.header.index)))
     }
 
+    /// The number of a device just made.
+    pub(super) async fn index_of_made(&self, name: &IfName) -> Result<LinkIndex, KernelError> {
+        self.index_of(name).await?.ok_or_else(|| KernelError {
+            what: format!("read back device {name}"),
+            reason: "it is not there".into(),
+            fault: Fault::NotFound,
+        })
+    }
+
     /// Gives a device this address alone of all those inside the flannel network (addresses from elsewhere are left
     /// as they are), and brings it up.
     pub async fn ensure_address(&self, link: LinkIndex, own: IpNet, network: IpNet) -> Result<(), KernelError> {

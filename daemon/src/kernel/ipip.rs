@@ -68,11 +68,7 @@ impl Netlink {
             error
         })?;
         tracing::info!("made device {}", spec.name);
-        self.index_of(&spec.name).await?.ok_or_else(|| KernelError {
-            what: format!("read back device {}", spec.name),
-            reason: "it is not there".into(),
-            fault: Fault::NotFound,
-        })
+        self.index_of_made(&spec.name).await
     }
 }
 

@@ -240,7 +240,7 @@ pub(super) fn read_route(message: &RouteMessage) -> Option<Route> {
     (table(message) == u32::from(RouteHeader::RT_TABLE_MAIN)).then_some(route)
 }
 
-/// A route that is ours by the scope; on a shared device only as we and upstream write them.
+/// A route that is ours by the scope; on a shared device only what bears our mark and is a lease's.
 fn route_entry(message: &RouteMessage, scope: &Scope) -> Option<Entry> {
     let route = read_route(message)?;
     let link = route.link;
