@@ -102,7 +102,8 @@ struct Flow {
     /// Bytes of payload.
     payload: usize,
     id: u16,
-    sequence: u32,
+    /// TCP: the sequence number behind it.
+    behind: u32,
     checked: bool,
     /// TCP: nothing may follow a segment with FIN or PSH.
     ends: bool,
@@ -207,7 +208,7 @@ impl Join {
         }
         if next.transport == Transport::Tcp {
             self.head[IPV4_HEADER + tcp::FLAGS] |= bytes[IPV4_HEADER + tcp::FLAGS] & (tcp::FIN | tcp::PSH);
-            open.sequence = next.sequence.wrapping_add(u32::try_from(next.payload).unwrap_or(0));
+            open.behind = next.behind;
         }
         self.total += next.payload;
         self.parts.push(place.start + next.header..place.end);
@@ -260,7 +261,7 @@ impl Flow {
             header: IPV4_HEADER + header,
             payload: rest.len() - header,
             id: word(bytes, 4),
-            sequence: 0,
+            behind: 0,
             checked: false,
             ends: false,
         };
@@ -274,8 +275,8 @@ impl Flow {
                 }
                 let flow = flow(Transport::Tcp, header);
                 let sequence = u32::from_be_bytes([rest[4], rest[5], rest[6], rest[7]]);
-                let next = sequence.wrapping_add(u32::try_from(flow.payload).unwrap_or(0));
-                Some(Self { sequence: next, ends: flags & (tcp::FIN | tcp::PSH) != 0, ..flow })
+                let behind = sequence.wrapping_add(u32::try_from(flow.payload).unwrap_or(0));
+                Some(Self { behind, ends: flags & (tcp::FIN | tcp::PSH) != 0, ..flow })
             }
             UDP if takes.udp && rest.len() > UDP_HEADER => {
                 // Without a checksum it would get one, and a length that is not the packet's is nobody's to mend.
@@ -294,7 +295,7 @@ fn follows(first: &[u8], open: &Flow, next: &Flow, count: usize) -> bool {
     let counted = next.id == open.id.wrapping_add(count);
     let constant = next.id == open.id && word(first, FRAGMENT) & DONT_FRAGMENT != 0;
     let payload = u32::try_from(next.payload).unwrap_or(0);
-    let in_sequence = next.transport == Transport::Udp || next.sequence.wrapping_sub(payload) == open.sequence;
+    let in_sequence = next.transport == Transport::Udp || next.behind.wrapping_sub(payload) == open.behind;
     in_sequence && (counted || constant)
 }
 
