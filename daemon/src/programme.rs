@@ -242,6 +242,9 @@ impl<'a> Programme<'a> {
         }
         let desired = self.desired().await;
         self.reconciler.run(&desired).await;
+        if let Some(tunnels) = self.backend.tunnels() {
+            tunnels.open();
+        }
     }
 
     async fn desired(&mut self) -> Table {
