@@ -8,3 +8,4 @@ mod support;
 mod addresses;
 mod faults;
 mod life;
+mod managed;
