@@ -4,10 +4,12 @@
 //! Docker speaks HTTP over a unix socket to us ([`server`], [`api`]). A network is a bridge with the lease's first
 //! address, an endpoint is a veth pair from that bridge into the container ([`driver`], [`links`]), and the packet
 //! filter is told to let them through ([`firewall`]). flanneld carries packets between the hosts; all we know of it is
-//! the file it writes ([`lease`]). What Docker tells us is remembered on disk ([`state`]).
+//! the file it writes ([`lease`]). What Docker tells us is remembered on disk ([`state`]), and compared with what it and
+//! the kernel have ([`reconcile`]).
 
 pub mod address;
 pub mod api;
+pub mod doctor;
 pub mod driver;
 pub mod engine;
 pub mod error;
@@ -17,6 +19,7 @@ pub mod links;
 pub mod names;
 pub mod opts;
 pub mod pool;
+pub mod reconcile;
 pub mod server;
 pub mod socket;
 pub mod state;

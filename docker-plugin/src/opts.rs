@@ -24,12 +24,16 @@ pub struct Opts {
     pub subnet_file: PathBuf,
     /// Where networks and endpoints are remembered.
     pub state_dir: PathBuf,
-    /// Where Docker is asked whether a network still exists; empty for never.
+    /// Where Docker is asked which networks and containers it has; empty for never.
     pub docker_socket: PathBuf,
     /// 0 tells what is done, 1 and more every call.
     pub verbosity: i64,
     /// Say the version and go.
     pub version: bool,
+    /// doctor: put right what can be.
+    pub fix: bool,
+    /// doctor: say it for programs.
+    pub json: bool,
 }
 
 impl Default for Opts {
@@ -42,6 +46,8 @@ impl Default for Opts {
             docker_socket: DOCKER_SOCKET.into(),
             verbosity: 0,
             version: false,
+            fix: false,
+            json: false,
         }
     }
 }
@@ -75,7 +81,7 @@ const FLAGS: &[Flag<Opts>] = &[
         name: "docker-socket",
         set: Set::Text(|o, v| o.docker_socket = v.into()),
         default: DOCKER_SOCKET,
-        help: "where Docker is asked whether a network still exists; empty for never",
+        help: "where Docker is asked which networks and containers it has; empty for never",
     },
     Flag { name: "v", set: Set::Int(|o, v| o.verbosity = v), default: "0", help: "1 and more log every call" },
     Flag {
@@ -84,6 +90,8 @@ const FLAGS: &[Flag<Opts>] = &[
         default: "false",
         help: "print the version and exit",
     },
+    Flag { name: "fix", set: Set::Bool(|o, v| o.fix = v), default: "false", help: "doctor: put right what can be" },
+    Flag { name: "json", set: Set::Bool(|o, v| o.json = v), default: "false", help: "doctor: report as JSON" },
 ];
 
 impl Opts {
@@ -129,7 +137,8 @@ impl Opts {
 
 /// The usage text.
 pub fn help() -> String {
-    usage(PROGRAM, FLAGS)
+    let doctor = format!("{PROGRAM} doctor [-fix] [-json]: says what is off between Docker, plugin, kernel and lease");
+    format!("{}\n{doctor}\n", usage(PROGRAM, FLAGS))
 }
 
 #[cfg(test)]

@@ -113,7 +113,7 @@ impl<L: Links> Driver<L> {
             for id in &abandoned {
                 s.pools.remove(id);
             }
-            let pool_id = s.new_pool_id();
+            let pool_id = s.new_pool_id(choice.subnet);
             s.pools.insert(pool_id.clone(), pool);
             Ok(PoolGiven { pool_id, pool: shown.to_string(), data })
         };
@@ -141,7 +141,7 @@ impl<L: Links> Driver<L> {
             })?),
         };
         let take = |s: &mut State| {
-            let pool = s.pools.get_mut(id).ok_or_else(|| Error::UnknownPool { id: id.clone() })?;
+            let pool = s.pool_mut(id).ok_or_else(|| Error::UnknownPool { id: id.clone() })?;
             let address = match wanted {
                 Some(address) => pool.claim(address).map(|()| address),
                 None if request.is_for_gateway() => pool.claim(pool.first()).map(|()| pool.first()),
@@ -150,7 +150,7 @@ impl<L: Links> Driver<L> {
             Ok((address, pool.subnet.prefix_len()))
         };
         let give_back = |s: &mut State, (address, _)| {
-            if let Some(pool) = s.pools.get_mut(id) {
+            if let Some(pool) = s.pool_mut(id) {
                 pool.release(address);
             }
         };
@@ -166,7 +166,7 @@ impl<L: Links> Driver<L> {
         };
         self.store
             .forget(|s| {
-                if let Some(pool) = s.pools.get_mut(&request.pool_id) {
+                if let Some(pool) = s.pool_mut(&request.pool_id) {
                     pool.release(address);
                 }
             })

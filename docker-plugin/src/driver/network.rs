@@ -1,7 +1,5 @@
 //! CreateNetwork and DeleteNetwork.
 
-use std::collections::BTreeSet;
-
 use ipnet::IpNet;
 use tokio::time::Instant;
 use tracing::{info, warn};
@@ -80,6 +78,7 @@ impl<L: Links> Driver<L> {
 
     /// Forgets the network and removes its bridge. Docker has forgotten it already, whatever we answer.
     pub async fn delete_network(&self, request: DeleteNetwork) -> Result<Empty, Error> {
+        self.looks.removed(&request.network_id);
         self.remove_network(&request.network_id).await;
         Ok(Empty {})
     }
@@ -106,15 +105,22 @@ impl<L: Links> Driver<L> {
         self.order_rules().await;
     }
 
-    /// Asks Docker about networks that have a part of `wanted`, and gives up those it does not have any more.
+    /// Where a network has a part of `wanted`, Docker is asked in the background whether it still has that network.
     pub(super) async fn make_room(&self, wanted: IpNet) {
         let claims = self.store.read(claims).into_iter().filter(|c| overlap(&c.subnet, &wanted));
-        let networks: BTreeSet<_> = claims.filter_map(|c| c.network).collect();
-        self.forget_dead(networks.into_iter().collect()).await;
+        let now = Instant::now();
+        if claims.filter_map(|c| c.network).any(|id| !self.is_young(&id, now)) {
+            self.want_look().await;
+        }
     }
 
     /// Checks the request by itself and against the lease.
-    fn read_network(&self, request: &CreateNetwork, lease: &Lease, routes: &[HostRoute]) -> Result<Network, Error> {
+    pub(super) fn read_network(
+        &self,
+        request: &CreateNetwork,
+        lease: &Lease,
+        routes: &[HostRoute],
+    ) -> Result<Network, Error> {
         let v4 = request.ipv4_data.iter().map(|d| (d, false));
         let v6 = request.ipv6_data.iter().map(|d| (d, true));
         let mut subnets = Vec::new();
@@ -205,7 +211,7 @@ impl<L: Links> Driver<L> {
     }
 
     /// Whether nobody else has the network's pools.
-    fn check_free(
+    pub(super) fn check_free(
         &self,
         state: &State,
         id: &str,
