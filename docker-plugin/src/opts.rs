@@ -98,6 +98,11 @@ impl Opts {
         }
     }
 
+    /// The nftables table of our own ports and ways out; one for each instance, too.
+    pub fn table(&self) -> String {
+        self.chain().to_lowercase()
+    }
+
     /// The chain of our forward rules: one name for the usual state, another for each further instance on the host.
     pub fn chain(&self) -> String {
         const CHAIN: &str = "FLANNEL-DOCKER";

@@ -15,6 +15,7 @@ use ipnet::{IpNet, Ipv4Net};
 use tokio::time::Instant;
 use tracing::{debug, info, warn};
 
+use super::options::NETWORK;
 use super::{Birth, Driver};
 use crate::address::{free_part, overlap};
 use crate::api::Empty;
@@ -22,7 +23,7 @@ use crate::api::ipam::{
     AddressGiven, AddressSpaces, GATEWAY, PoolGiven, ReleaseAddress, ReleasePool, RequestAddress, RequestPool,
 };
 use crate::error::{Error, short};
-use crate::lease::Side;
+use crate::lease::{FlannelName, Side};
 use crate::links::{HostRoute, Links};
 use crate::pool::Pool;
 use crate::state::State;
@@ -50,7 +51,7 @@ pub(super) fn claims(state: &State) -> Vec<Claim> {
 
 /// What we give for a request without a pool of its own.
 #[derive(Debug, PartialEq, Eq)]
-struct Choice {
+pub(super) struct Choice {
     subnet: IpNet,
     /// Docker must not compare it with the host's routes.
     unchecked: bool,
@@ -69,7 +70,10 @@ impl<L: Links> Driver<L> {
     pub async fn request_pool(&self, request: RequestPool) -> Result<PoolGiven, Error> {
         let asked = read_net("pool", &request.pool)?;
         let range = read_net("range", &request.sub_pool)?;
-        let lease = self.subnet_file.read()?;
+        let named = request.options.get(NETWORK).map(|name| name.parse()).transpose()?;
+        let flannel: Option<FlannelName> = named.or_else(|| asked.and_then(|pool| self.find_flannel(&pool)));
+        let flannel = flannel.as_ref();
+        let lease = self.subnet_file.of(flannel).read()?;
         let v6 = asked.map_or(request.v6, |pool| matches!(pool, IpNet::V6(_)));
         let side = lease.side(v6).ok_or_else(|| Error::NoFamily {
             lease: lease.to_string(),
@@ -84,7 +88,7 @@ impl<L: Links> Driver<L> {
         }
         let routes = self.links.routes().await?;
         if let Some(pool) = asked.filter(|p| !side.subnet.contains(p)) {
-            return Err(self.foreign(pool, side, &lease, &routes));
+            return Err(self.foreign(pool, side, flannel, &lease, &routes));
         }
         let now = Instant::now();
         let add = |s: &mut State| {
@@ -93,8 +97,8 @@ impl<L: Links> Driver<L> {
             let mut claims = claims(s);
             claims.retain(|c| c.network.is_some() || !abandoned.iter().any(|id| s.pools[id].subnet == c.subnet));
             let mut choice = match asked {
-                Some(pool) => self.check_asked(s, pool, side, &claims, &routes)?,
-                None => self.choose(s, side, &claims, &routes)?,
+                Some(pool) => self.check_asked(s, pool, side, flannel, &claims, &routes)?,
+                None => self.choose(s, side, flannel, &claims, &routes)?,
             };
             choice.unchecked |= !refused.is_empty() && !v6;
             let range = range.unwrap_or(choice.subnet);
@@ -102,6 +106,7 @@ impl<L: Links> Driver<L> {
                 return Err(Error::RangeOutside { range, pool: choice.subnet });
             }
             let mut pool = Pool::new(choice.subnet, range)?;
+            pool.flannel = flannel.cloned();
             let mut data = BTreeMap::new();
             let mut shown = choice.subnet;
             if choice.unchecked {
@@ -145,7 +150,7 @@ impl<L: Links> Driver<L> {
             let address = match wanted {
                 Some(address) => pool.claim(address).map(|()| address),
                 None if request.is_for_gateway() => pool.claim(pool.first()).map(|()| pool.first()),
-                None => pool.allocate(),
+                None => pool.allocate(request.who()),
             }?;
             Ok((address, pool.subnet.prefix_len()))
         };
@@ -196,29 +201,37 @@ impl<L: Links> Driver<L> {
         state: &State,
         pool: IpNet,
         side: Side,
+        flannel: Option<&FlannelName>,
         claims: &[Claim],
         routes: &[HostRoute],
     ) -> Result<Choice, Error> {
         if let Some(claim) = claims.iter().find(|c| overlap(&c.subnet, &pool)) {
-            return Err(self.taken(state, pool, side, claim, routes));
+            return Err(self.taken(state, pool, side, flannel, claim, routes));
         }
         let obstacle = obstacles(side, claims, routes).into_iter().find(|(net, _)| overlap(net, &pool));
         match obstacle {
-            Some((net, device)) => Err(self.occupied(state, pool, side, routes, (net, device))),
+            Some((net, device)) => Err(self.occupied(state, pool, side, flannel, routes, (net, device))),
             None => Ok(Choice { subnet: pool, unchecked: false }),
         }
     }
 
-    fn choose(&self, state: &State, side: Side, claims: &[Claim], routes: &[HostRoute]) -> Result<Choice, Error> {
+    pub(super) fn choose(
+        &self,
+        state: &State,
+        side: Side,
+        flannel: Option<&FlannelName>,
+        claims: &[Claim],
+        routes: &[HostRoute],
+    ) -> Result<Choice, Error> {
         if let Some(claim) = claims.iter().find(|c| overlap(&c.subnet, &side.subnet)) {
-            return Err(self.taken(state, side.subnet, side, claim, routes));
+            return Err(self.taken(state, side.subnet, side, flannel, claim, routes));
         }
         let obstacles = obstacles(side, claims, routes);
         let taken: Vec<_> = obstacles.iter().map(|(net, _)| *net).collect();
         let Some(subnet) = free_part(&side.subnet, &taken) else {
             // Without an obstacle the lease itself would have been free.
             let (net, device) = obstacles.into_iter().next().unwrap_or((side.subnet, "this host".to_owned()));
-            return Err(self.occupied(state, side.subnet, side, routes, (net, device)));
+            return Err(self.occupied(state, side.subnet, side, flannel, routes, (net, device)));
         };
         if let Some((net, device)) = obstacles.first() {
             warn!("{net} of lease {} is on {device}: the network gets {subnet}", side.subnet);
@@ -229,20 +242,28 @@ impl<L: Links> Driver<L> {
     }
 
     /// The refusal for a range that another network has.
-    pub(super) fn taken(&self, state: &State, wanted: IpNet, side: Side, claim: &Claim, routes: &[HostRoute]) -> Error {
+    pub(super) fn taken(
+        &self,
+        state: &State,
+        wanted: IpNet,
+        side: Side,
+        flannel: Option<&FlannelName>,
+        claim: &Claim,
+        routes: &[HostRoute],
+    ) -> Error {
         let owner = match &claim.network {
             Some(id) => format!("network {}", short(id)),
             None => "a network that is being created".to_owned(),
         };
         let remedy = match (still_free(state, side, routes), &claim.network) {
             (Some(free), _) => {
-                format!("a part is free: type \"{}\"", self.create_command(&format!("--subnet {free} ")))
+                format!("a part is free: type \"{}\"", self.create_command(flannel, &format!("--subnet {free} ")))
             }
             (None, Some(id)) => format!(
                 "to have several networks, type \"docker network rm {}\" and create each on a part of the lease, as \
                  with \"{}\"",
                 short(id),
-                self.create_command(&half_option(side.subnet))
+                self.create_command(flannel, &half_option(side.subnet))
             ),
             (None, None) => "try again when that is done".to_owned(),
         };
@@ -255,12 +276,13 @@ impl<L: Links> Driver<L> {
         state: &State,
         wanted: IpNet,
         side: Side,
+        flannel: Option<&FlannelName>,
         routes: &[HostRoute],
         (net, device): (IpNet, String),
     ) -> Error {
         let remedy = match still_free(state, side, routes) {
             Some(free) => {
-                format!("a part is free: type \"{}\"", self.create_command(&format!("--subnet {free} ")))
+                format!("a part is free: type \"{}\"", self.create_command(flannel, &format!("--subnet {free} ")))
             }
             None => format!("remove that route (\"ip route show {net}\"), the lease belongs to Docker's networks"),
         };
