@@ -14,7 +14,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
 use super::command::{output, words};
-use super::{Context, Error, Result, SOON, eventually};
+use super::{Context, Error, Result, SOON, cgroups, eventually};
 
 const PREFIX: &str = "fllab-";
 const DIRECTORY: &str = "/run/netns";
@@ -143,11 +143,17 @@ pub(super) fn prefix(lab: usize) -> String {
     format!("{PREFIX}{}-{lab}-", std::process::id())
 }
 
-/// Removes what test processes that were killed could not remove themselves: namespaces and temporary files.
+/// Removes what test processes that were killed could not remove themselves: namespaces with the programs in them,
+/// cgroups, temporary files.
 pub(super) fn sweep() {
     for name in leftovers(Path::new(DIRECTORY)) {
         if let Err(e) = remove(&name) {
             // Another test process may have been quicker.
+            eprintln!("left over from a killed test: {e}");
+        }
+    }
+    for name in cgroups::names().into_iter().filter(|name| is_orphan(name)) {
+        if let Err(e) = cgroups::remove(&name) {
             eprintln!("left over from a killed test: {e}");
         }
     }
@@ -162,10 +168,12 @@ pub(super) fn sweep() {
 /// Names in a directory that a process made which is no longer there.
 fn leftovers(directory: &Path) -> impl Iterator<Item = String> {
     let entries = std::fs::read_dir(directory).into_iter().flatten().flatten();
-    entries.filter_map(|entry| entry.file_name().into_string().ok()).filter(|name| {
-        let pid = name.strip_prefix(PREFIX).and_then(|rest| rest.split_once('-')).map(|(pid, _)| pid);
-        pid.is_some_and(|pid| {
-            !pid.is_empty() && pid.bytes().all(|b| b.is_ascii_digit()) && !Path::new("/proc").join(pid).exists()
-        })
+    entries.filter_map(|entry| entry.file_name().into_string().ok()).filter(|name| is_orphan(name))
+}
+
+fn is_orphan(name: &str) -> bool {
+    let pid = name.strip_prefix(PREFIX).and_then(|rest| rest.split_once('-')).map(|(pid, _)| pid);
+    pid.is_some_and(|pid| {
+        !pid.is_empty() && pid.bytes().all(|b| b.is_ascii_digit()) && !Path::new("/proc").join(pid).exists()
     })
 }
