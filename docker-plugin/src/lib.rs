@@ -21,6 +21,7 @@ pub mod nat;
 pub mod opts;
 pub mod pool;
 pub mod ports;
+pub mod ready;
 pub mod server;
 pub mod socket;
 pub mod state;

@@ -12,6 +12,7 @@ use flannel_docker::lease::SubnetFile;
 use flannel_docker::links::netlink::Netlink;
 use flannel_docker::nat::nft::Nft;
 use flannel_docker::opts::{self, Opts, PROGRAM};
+use flannel_docker::ready::Ready;
 use flannel_docker::{server, socket, state};
 use tokio::signal::unix::{SignalKind, signal};
 use tracing::{Level, error, info, warn};
@@ -85,6 +86,16 @@ async fn run(opts: Opts) -> Result<(), String> {
         let driver = Arc::clone(&driver);
         async move { driver.restore().await }
     });
+    let ready = (!opts.docker_network.is_empty()).then(|| {
+        let ready = Ready {
+            name: opts.docker_network,
+            options: opts.docker_network_options,
+            driver: name,
+            docker_socket: opts.docker_socket,
+            subnet_file: SubnetFile(opts.subnet_file),
+        };
+        tokio::spawn(ready.keep())
+    });
     let stop = async move {
         tokio::select! {
             _ = terminate.recv() => {}
@@ -96,5 +107,8 @@ async fn run(opts: Opts) -> Result<(), String> {
     };
     let served = server::serve(listener, driver, stop).await.map_err(|e| format!("socket: {e}"));
     restoring.abort();
+    if let Some(ready) = ready {
+        ready.abort();
+    }
     served
 }

@@ -31,6 +31,9 @@ use crate::state::State;
 /// Where Docker reads name servers; the second is systemd-resolved's.
 const RESOLV_CONF: [&str; 2] = ["/etc/resolv.conf", "/run/systemd/resolve/resolv.conf"];
 
+/// How many containers the line about a full pool names.
+const NAMED: usize = 8;
+
 /// A range somebody has.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Claim {
@@ -151,8 +154,12 @@ impl<L: Links> Driver<L> {
                 Some(address) => pool.claim(address).map(|()| address),
                 None if request.is_for_gateway() => pool.claim(pool.first()).map(|()| pool.first()),
                 None => pool.allocate(request.who()),
-            }?;
-            Ok((address, pool.subnet.prefix_len()))
+            };
+            let length = pool.subnet.prefix_len();
+            match address {
+                Ok(address) => Ok((address, length)),
+                Err(e) => Err(with_users(e, s)),
+            }
         };
         let give_back = |s: &mut State, (address, _)| {
             if let Some(pool) = s.pools.get_mut(id) {
@@ -308,6 +315,21 @@ pub(super) fn still_free(state: &State, side: Side, routes: &[HostRoute]) -> Opt
     let obstacles = obstacles(side, &claims, routes);
     let taken: Vec<_> = claims.iter().map(|c| c.subnet).chain(obstacles.into_iter().map(|(net, _)| net)).collect();
     free_part(&side.subnet, &taken)
+}
+
+/// Adds to a pool's exhaustion who has its addresses.
+fn with_users(error: Error, state: &State) -> Error {
+    let Error::PoolExhausted { pool, used, network, .. } = error else { return error };
+    let endpoints = network.as_ref().and_then(|id| state.networks.get(id)).into_iter().flat_map(|n| &n.endpoints);
+    let mut names: Vec<_> = endpoints.map(|(id, _)| short(id).to_owned()).collect();
+    names.sort_unstable();
+    let more = names.split_off(names.len().min(NAMED)).len();
+    let users = match (names.is_empty(), more) {
+        (true, _) => String::new(),
+        (false, 0) => format!(", by {}", names.join(", ")),
+        (false, more) => format!(", by {} and {more} more", names.join(", ")),
+    };
+    Error::PoolExhausted { pool, used, network, users }
 }
 
 /// The option for the first half of a lease.
