@@ -9,6 +9,7 @@ use tokio::time::{Instant, timeout};
 use tracing::{debug, info, warn};
 
 use super::Driver;
+use super::options::{self, NetworkOptions};
 use crate::api::network::{CreateNetwork, EndpointCall, IpamData};
 use crate::engine::{DockerNetwork, DockerPool};
 use crate::error::{Error, short};
@@ -16,7 +17,7 @@ use crate::links::{Links, Owned};
 use crate::names;
 use crate::pool::Pool;
 use crate::reconcile::{Difference, Remedy, View, compare};
-use crate::state::{Endpoint, Network, State};
+use crate::state::{Endpoint, Network, State, WITHOUT_IPAM};
 
 /// How often Docker is asked when nothing is the matter.
 const PERIOD: Duration = Duration::from_secs(60);
@@ -121,14 +122,14 @@ impl<L: Links> Driver<L> {
                 return Looked { silent, ..Looked::default() };
             }
         };
-        let lease = self.subnet_file.read().ok();
+        let leases = self.subnet_file.leases(state.networks.values().map(|n| &n.flannel));
         let address_space = self.address_space();
         let view = View {
             address_space: &address_space,
             state: &state,
             docker: docker.as_deref(),
             devices: &devices,
-            lease: lease.as_ref(),
+            leases: &leases,
         };
         let found = compare(&view);
         let mut looked = Looked { silent, ..Looked::default() };
@@ -274,12 +275,21 @@ impl<L: Links> Driver<L> {
     async fn adopt_network(&self, docker: &DockerNetwork, devices: &[Owned]) -> Result<bool, Error> {
         let id = &docker.id;
         let bridge = names::bridge(id)?;
-        let lease = self.subnet_file.read()?;
+        if docker.ipam_driver == WITHOUT_IPAM {
+            return Err(Error::Request {
+                what: format!("network {} ({})", docker.name, short(id)),
+                reason: "its addresses were known to the lost state only (--ipam-driver null): remove the network and \
+                         create it again"
+                    .to_owned(),
+            });
+        }
+        let flannel = docker.options.get(options::NETWORK).map(|name| name.parse()).transpose()?;
+        let lease = self.subnet_file.of(flannel.as_ref()).read()?;
         let routes = self.links.routes().await?;
         let space = if docker.ipam_driver == "default" { "LocalDefault".to_owned() } else { self.address_space() };
         let here = devices.iter().find(|d| d.name == bridge.as_str());
         let request = creation(docker, &space, here, &lease)?;
-        let mut network = self.read_network(&request, &lease, &routes)?;
+        let mut network = self.read_network(&request, NetworkOptions::read(&request.options)?, &lease, &routes)?;
         let known =
             docker.endpoints.iter().filter_map(|(e, d)| Some((e.clone(), read_endpoint(&d.addresses, &d.mac)?)));
         network.endpoints = known.collect();
@@ -375,5 +385,10 @@ fn lost_pools(id: &str, network: &Network, docker: &DockerNetwork) -> Result<Vec
 
 fn read_endpoint(addresses: &[ipnet::IpNet], mac: &str) -> Option<Endpoint> {
     let chosen = names::mac_for_all(addresses)?;
-    Some(Endpoint { addresses: addresses.to_vec(), mac: mac.parse().unwrap_or(chosen), sandbox: None })
+    Some(Endpoint {
+        addresses: addresses.to_vec(),
+        mac: mac.parse().unwrap_or(chosen),
+        sandbox: None,
+        ports: Vec::new(),
+    })
 }
