@@ -96,6 +96,31 @@ impl Etcd {
         process.exit_within(SOON).map(drop)
     }
 
+    /// `kill -9`; the data stays.
+    pub fn kill(&self) -> Result<()> {
+        self.slot().take().context(|| "etcd does not run".to_owned())?.kill()
+    }
+
+    /// Sends its process a signal.
+    pub fn signal(&self, signal: Signal) -> Result<()> {
+        self.slot().as_ref().context(|| "etcd does not run".to_owned())?.signal(signal)
+    }
+
+    /// Forgets its data; it must not run.
+    pub fn wipe(&self) -> Result<()> {
+        std::fs::remove_dir_all(&self.data).context(|| self.data.display().to_string())
+    }
+
+    /// Its address.
+    pub fn address(&self) -> Ipv4Addr {
+        self.address
+    }
+
+    /// What it printed so far.
+    pub fn log(&self) -> String {
+        std::fs::read(&self.log).map_or_else(|e| format!("({e})"), |b| String::from_utf8_lossy(&b).into_owned())
+    }
+
     /// Writes a key without a lease.
     pub fn put(&self, key: &str, value: &str) -> Result<()> {
         self.put_raw(key.as_bytes(), value.as_bytes(), 0)
