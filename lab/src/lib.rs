@@ -19,6 +19,7 @@ pub mod diagnose;
 pub mod engine;
 pub mod error;
 pub mod eventually;
+pub mod faults;
 pub mod host;
 pub mod matrix;
 pub mod measure;

@@ -51,4 +51,4 @@ pub use rustix::net::ipproto;
 pub use rustix::process::Signal;
 pub use transfer::{Transfer, transfer};
 pub use wait::{SOON, eventually, holds};
-pub use world::{Node, World};
+pub use world::{Node, NodePod, World, limit};

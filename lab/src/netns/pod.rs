@@ -33,7 +33,9 @@ impl Host {
             .map(|net| net.parse().context(|| format!("subnet.env: {net}")))
             .collect::<Result<_>>()?;
         if self.ip(&format!("link show dev {bridge}")).is_err() {
-            self.ip(&format!("link add {bridge} type bridge"))?;
+            // A fixed MAC, as Docker's bridges have: else it follows the ports, and who knows the old one talks to nobody.
+            let mac = fastrand::u32(..).to_be_bytes().map(|byte| format!("{byte:02x}")).join(":");
+            self.ip(&format!("link add {bridge} address 02:ef:{mac} type bridge"))?;
             for gateway in &gateways {
                 self.ip(&format!("addr add {gateway} dev {bridge}{}", no_probe(*gateway)))?;
             }

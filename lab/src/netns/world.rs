@@ -23,7 +23,8 @@ use super::namespace::{join, prefix, sweep};
 use super::{Context, Error, Etcd, Namespace, Process, Result, SOON, eventually};
 use crate::topology::Topology;
 
-pub use node::Node;
+pub use node::{Node, NodePod};
+pub use wiring::limit;
 
 /// A lab of namespaces. Fields in the order they have to go.
 #[derive(Debug)]
@@ -257,6 +258,11 @@ pub(super) fn start_member(etcds: &[Etcd], member: usize, again: bool) -> Result
             &cluster.join(","),
             "--initial-cluster-state",
             state,
+            // Elections among several need calmer timers than one member's: the machine is busy.
+            "--heartbeat-interval",
+            "100",
+            "--election-timeout",
+            "1000",
         ],
     )
 }

@@ -119,6 +119,6 @@ fn cable(
 }
 
 /// Makes an interface send at this rate and no faster.
-pub(in crate::netns) fn limit(namespace: &Namespace, device: &str, rate: &str) -> Result<()> {
+pub fn limit(namespace: &Namespace, device: &str, rate: &str) -> Result<()> {
     namespace.exec(&format!("tc qdisc replace dev {device} root tbf rate {rate} burst 64kb latency 100ms")).map(drop)
 }
