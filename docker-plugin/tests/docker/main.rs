@@ -8,6 +8,8 @@
 mod support;
 
 mod addresses;
+mod chaos;
+mod doctor;
 mod faults;
 mod life;
 mod own;
