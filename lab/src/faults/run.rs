@@ -28,11 +28,7 @@ pub struct Options {
 }
 
 /// Carries them out with this backend, and tells each as it ends.
-pub fn run_all(
-    faults: &[(Fault, String)],
-    options: &Options,
-    tell: &(dyn Fn(&Outcome) + Sync),
-) -> Vec<Outcome> {
+pub fn run_all(faults: &[(Fault, String)], options: &Options, tell: &(dyn Fn(&Outcome) + Sync)) -> Vec<Outcome> {
     let next = AtomicUsize::new(0);
     let done: Mutex<Vec<(usize, Outcome)>> = Mutex::default();
     thread::scope(|scope| {

@@ -107,9 +107,8 @@ impl<'a> Scene<'a> {
     /// Tries a new host; it goes on trying when it has to wait.
     pub fn try_new_host(&self) -> Result<()> {
         let daemon = self.launch_spare()?;
-        let joined = eventually("a new host", JOIN, || {
-            if daemon.has_written() { Ok(()) } else { Err(Error::new("it waits")) }
-        });
+        let joined =
+            eventually("a new host", JOIN, || if daemon.has_written() { Ok(()) } else { Err(Error::new("it waits")) });
         self.new_host.set(Some(if joined.is_ok() { Newcomer::Works } else { Newcomer::Waits }));
         Ok(())
     }
