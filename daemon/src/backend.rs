@@ -68,6 +68,11 @@ pub trait Backend {
     /// What a remote lease needs; nothing for a lease of another backend.
     fn entries(&self, remote: &Lease, reach: Reach) -> Result<Vec<Entry>, BadLease>;
 
+    /// Whether [`Backend::follow`] is to be told.
+    fn follows(&self) -> bool {
+        false
+    }
+
     /// Told, after each change, all remote leases that are to be connected: for a backend whose connections are no
     /// entries. Returns at once.
     fn follow(&self, remote: Vec<Lease>) {
