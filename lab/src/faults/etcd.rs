@@ -63,7 +63,9 @@ pub(super) const FAULTS: &[Fault] = &[
         what: "etcd compacts away what one host has not seen, while a new host joins",
         quick: true,
         needs: NEEDS,
-        promise: |_| Some(Promise { says: "nothing is lost, and it learns of the new host all the same", ..Promise::NOTHING }),
+        promise: |_| {
+            Some(Promise { says: "nothing is lost, and it learns of the new host all the same", ..Promise::NOTHING })
+        },
         run: |scene| {
             scene.cause();
             blackhole(scene, true)?;
@@ -113,7 +115,9 @@ pub(super) const FAULTS: &[Fault] = &[
         what: "one of three etcd members killed for 3 s: the one that all hosts ask first",
         quick: false,
         needs: Needs { more_members: 2, lease_ttl: None, more_hosts: 0 },
-        promise: |_| Some(Promise { says: "nothing is lost, a new host joins by the members that are left", ..Promise::NOTHING }),
+        promise: |_| {
+            Some(Promise { says: "nothing is lost, a new host joins by the members that are left", ..Promise::NOTHING })
+        },
         run: |scene| {
             scene.cause();
             scene.world.etcd().kill()?;

@@ -27,14 +27,16 @@ pub(super) const FAULTS: &[Fault] = &[
             let routes = scene.victim().routes()?;
             let subnet = scene.other().subnet_env()?.subnet().to_string();
             // udp has few routes for all leases, the others one a lease.
-            let ours: Vec<&String> = routes.iter().filter(|r| r.starts_with(&subnet) || r.contains("dev flannel0")).collect();
+            let ours: Vec<&String> =
+                routes.iter().filter(|r| r.starts_with(&subnet) || r.contains("dev flannel0")).collect();
             if ours.is_empty() {
                 return Err(Error::new(format!("no route to {subnet}: {routes:#?}")));
             }
             scene.cause();
             for route in ours {
                 let net = route.split_whitespace().next().unwrap_or_default();
-                let device = route.split(" dev ").nth(1).and_then(|rest| rest.split_whitespace().next()).unwrap_or_default();
+                let device =
+                    route.split(" dev ").nth(1).and_then(|rest| rest.split_whitespace().next()).unwrap_or_default();
                 scene.victim().ip(&format!("route del {net} dev {device}"))?;
             }
             Ok(())
@@ -50,7 +52,8 @@ pub(super) const FAULTS: &[Fault] = &[
             let address = format!("dst {} ", scene.other().address());
             let all = scene.victim().forwarding("flannel.1")?;
             let entry = all.iter().find(|line| format!("{line} ").contains(&address));
-            let mac = entry.and_then(|line| line.split_whitespace().next()).context(|| format!("{address}: {all:#?}"))?;
+            let mac =
+                entry.and_then(|line| line.split_whitespace().next()).context(|| format!("{address}: {all:#?}"))?;
             scene.cause();
             scene.victim().bridge(&format!("fdb del {mac} dev flannel.1 {address}")).map(drop)
         },
@@ -72,9 +75,7 @@ pub(super) const FAULTS: &[Fault] = &[
         what: "flannel's device deleted by hand",
         quick: true,
         needs: NEEDS,
-        promise: |backend| {
-            (backend != "host-gw").then_some(Promise::heals("made anew, flows within 15 s", 15.0))
-        },
+        promise: |backend| (backend != "host-gw").then_some(Promise::heals("made anew, flows within 15 s", 15.0)),
         run: |scene| {
             let device = if scene.world.topology().backend() == "udp" { "flannel0" } else { "flannel.1" };
             scene.cause();
