@@ -12,5 +12,6 @@ mod chaos;
 mod doctor;
 mod faults;
 mod life;
+mod managed;
 mod own;
 mod restart;
