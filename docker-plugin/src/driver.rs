@@ -30,12 +30,16 @@ use crate::names;
 use crate::nat::Nat;
 use crate::ports::hold::Held;
 use crate::state::{Network, State, Store};
+use looks::Looks;
+pub use reconcile::Looked;
 
 mod endpoint;
 mod ipam;
+mod looks;
 mod network;
 mod options;
 mod publish;
+mod reconcile;
 #[cfg(test)]
 mod tests;
 
@@ -78,6 +82,7 @@ pub struct Driver<L> {
     bridges: tokio::sync::Mutex<()>,
     /// Of pools and networks, by ID, as far as they were made in this process.
     born: Mutex<HashMap<String, Birth>>,
+    looks: Looks,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -91,6 +96,7 @@ impl<L: Links> Driver<L> {
     /// A driver that goes on where `store` left off; see [`Driver::restore`].
     pub fn new(settings: Settings, store: Store, links: L, guards: Guards) -> Self {
         let Settings { name, subnet_file, engine } = settings;
+        let looks = Looks::new(store.was_lost());
         Self {
             name,
             subnet_file,
@@ -101,6 +107,7 @@ impl<L: Links> Driver<L> {
             held: Mutex::default(),
             bridges: tokio::sync::Mutex::default(),
             born: Mutex::default(),
+            looks,
         }
     }
 
@@ -153,20 +160,19 @@ impl<L: Links> Driver<L> {
         // Also without networks: rules may be left over.
         self.order_rules().await;
         self.hold_again().await;
-        // Last, since at boot Docker waits for us and does not answer.
-        self.forget_dead(networks).await;
     }
 
     /// Removes devices of ours that belong to nothing we know. A bridge left over would keep its route, and Docker
-    /// refuses a pool that overlaps a route.
-    async fn sweep(&self) {
+    /// refuses a pool that overlaps a route. Tells how many it removed.
+    async fn sweep(&self) -> usize {
         let owned = match self.links.owned().await {
             Ok(owned) => owned,
             Err(e) => {
                 warn!("{e}");
-                return;
+                return 0;
             }
         };
+        let mut removed = 0;
         // What is there was remembered before it was made, bridges excepted, and for those the lock is held.
         let known = self.store.read(|s| {
             let bridges = s.networks.keys().filter_map(|id| names::bridge(id).ok());
@@ -177,23 +183,12 @@ impl<L: Links> Driver<L> {
         for stale in owned.iter().filter(|o| !known.contains(&o.name)) {
             info!("{} belongs to nothing we know: removing it", stale.name);
             let Ok(name) = flannel_core::name::IfName::new(stale.name.clone()) else { continue };
-            if let Err(e) = self.links.remove(&name).await {
-                warn!("{e}");
+            match self.links.remove(&name).await {
+                Ok(()) => removed += 1,
+                Err(e) => warn!("{e}"),
             }
         }
-    }
-
-    /// Gives up those of these networks that Docker removed while we were not there to hear it.
-    async fn forget_dead(&self, networks: Vec<String>) {
-        let now = Instant::now();
-        for network_id in networks {
-            // While Docker is still creating a network, it denies it.
-            if self.is_young(&network_id, now) || !self.engine.denies(&network_id).await {
-                continue;
-            }
-            info!("network {}: Docker has removed it without our hearing", short(&network_id));
-            self.remove_network(&network_id).await;
-        }
+        removed
     }
 
     /// Whether a pool or network may still be in the making, within Docker or between us.
@@ -271,7 +266,8 @@ fn bridge_spec(id: &str, network: &Network) -> Result<BridgeSpec, Error> {
     Ok(BridgeSpec { name: names::bridge(id)?, addresses, mtu: network.mtu(), mac })
 }
 
-fn rules(state: &State) -> RuleSet {
+/// The forward rules for all networks.
+pub fn rules(state: &State) -> RuleSet {
     let bridges = state.networks.iter().filter_map(|(id, network)| {
         let flannel = network.lease.iter().map(|side| side.network).collect();
         let Network { internal, isolated, .. } = *network;

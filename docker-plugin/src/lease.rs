@@ -2,6 +2,7 @@
 //!
 //! The file is read at each use: flanneld may start after us, and may come back with another subnet.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
@@ -131,6 +132,12 @@ impl SubnetFile {
         let mut names: Vec<_> = others.filter_map(|file| file.strip_suffix(".env")?.parse().ok()).collect();
         names.sort_unstable();
         names
+    }
+
+    /// The leases of all flannel networks that have a file beside this one and can be read.
+    pub fn read_others(&self) -> BTreeMap<FlannelName, Lease> {
+        let read = |name: FlannelName| Some((name.clone(), self.of(Some(&name)).read().ok()?));
+        self.others().into_iter().filter_map(read).collect()
     }
 
     /// The file's path.

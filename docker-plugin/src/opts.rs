@@ -22,7 +22,7 @@ pub struct Opts {
     pub subnet_file: PathBuf,
     /// Where networks and endpoints are remembered.
     pub state_dir: PathBuf,
-    /// Where Docker is asked whether a network still exists; empty for never.
+    /// Where Docker is asked which networks and containers it has; empty for never.
     pub docker_socket: PathBuf,
     /// The network to be made in Docker and kept there; none if empty.
     pub docker_network: String,
@@ -32,6 +32,10 @@ pub struct Opts {
     pub verbosity: i64,
     /// Say the version and go.
     pub version: bool,
+    /// doctor: put right what can be.
+    pub fix: bool,
+    /// doctor: say it for programs.
+    pub json: bool,
 }
 
 impl Default for Opts {
@@ -45,6 +49,8 @@ impl Default for Opts {
             docker_network_options: Vec::new(),
             verbosity: 0,
             version: false,
+            fix: false,
+            json: false,
         }
     }
 }
@@ -72,7 +78,7 @@ const FLAGS: &[Flag<Opts>] = &[
         name: "docker-socket",
         set: Set::Text(|o, v| o.docker_socket = v.into()),
         default: DOCKER_SOCKET,
-        help: "where Docker is asked whether a network still exists; empty for never",
+        help: "where Docker is asked which networks and containers it has; empty for never",
     },
     Flag {
         name: "docker-network",
@@ -93,6 +99,8 @@ const FLAGS: &[Flag<Opts>] = &[
         default: "false",
         help: "print the version and exit",
     },
+    Flag { name: "fix", set: Set::Bool(|o, v| o.fix = v), default: "false", help: "doctor: put right what can be" },
+    Flag { name: "json", set: Set::Bool(|o, v| o.json = v), default: "false", help: "doctor: report as JSON" },
 ];
 
 /// `a=b,c=d`
@@ -148,7 +156,8 @@ impl Opts {
 
 /// The usage text.
 pub fn help() -> String {
-    usage(PROGRAM, FLAGS)
+    let doctor = format!("{PROGRAM} doctor [-fix] [-json]: says what is off between Docker, plugin, kernel and lease");
+    format!("{}\n{doctor}\n", usage(PROGRAM, FLAGS))
 }
 
 #[cfg(test)]

@@ -62,6 +62,11 @@ impl Pool {
         self.used.is_empty()
     }
 
+    /// Addresses in use, the gateway's among them.
+    pub fn taken(&self) -> impl Iterator<Item = IpAddr> {
+        self.used.iter().copied()
+    }
+
     /// How many addresses are in use.
     pub fn used(&self) -> usize {
         self.used.len()

@@ -24,7 +24,8 @@ use tokio_util::task::TaskTracker;
 use tracing::{debug, info, warn};
 
 use crate::api::network::{Allocated, EndpointCall, OperInfo};
-use crate::api::{Activate, Empty, ipam, network};
+use crate::api::{Activate, Empty, Options, ipam, network};
+use crate::doctor::{self, Repaired};
 use crate::driver::Driver;
 use crate::error::Error;
 use crate::links::Links;
@@ -103,6 +104,8 @@ pub fn router<L: Links>(driver: Arc<Driver<L>>, calls: &TaskTracker) -> Router {
         .call("IpamDriver.ReleasePool", Role::Ipam, |d, r| async move { d.release_pool(r).await })
         .call("IpamDriver.RequestAddress", Role::Ipam, |d, r| async move { d.request_address(r).await })
         .call("IpamDriver.ReleaseAddress", Role::Ipam, |d, r| async move { d.release_address(r).await })
+        // Not Docker's: `flannel-docker doctor --fix`.
+        .call(doctor::REPAIR, Role::Network, |d, _: Options| async move { Ok(Repaired::of(&d.repair_all().await)) })
         .router
         .fallback(
             |uri: axum::http::Uri| async move { refuse(StatusCode::NOT_FOUND, &format!("no method {}", uri.path())) },

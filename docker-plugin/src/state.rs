@@ -25,6 +25,11 @@ const VERSION: u32 = 1;
 
 /// The address space of networks made with `--ipam-driver null`.
 pub const WITHOUT_IPAM: &str = "null";
+/// The file's name.
+const FILE: &str = "state.json";
+
+/// How the name of a pool without PoolID begins.
+const LOST: &str = "lost-";
 
 /// Everything we remember.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -116,8 +121,9 @@ mod mac_text {
     }
 }
 
-impl State {
-    fn new() -> Self {
+/// A state that knows nothing.
+impl Default for State {
+    fn default() -> Self {
         Self {
             version: VERSION,
             salt: fastrand::u32(..),
@@ -126,7 +132,9 @@ impl State {
             networks: BTreeMap::new(),
         }
     }
+}
 
+impl State {
     /// The pools of a network.
     pub fn pools_of(&self, network: &str) -> impl Iterator<Item = (&String, &Pool)> {
         self.pools.iter().filter(move |(_, pool)| pool.network.as_deref() == Some(network))
@@ -141,12 +149,29 @@ impl State {
         }
     }
 
-    /// A PoolID that was never used before: were it made from the range, a late release for a deleted network could
-    /// hit a live one.
-    pub fn new_pool_id(&mut self) -> String {
-        let id = format!("pool-{:08x}-{}", self.salt, self.next_pool);
+    /// A PoolID that was never used before: were it made from the range alone, a late release for a deleted network
+    /// could hit a live one. The range is in it, too, for [`State::pool_mut`].
+    pub fn new_pool_id(&mut self, subnet: IpNet) -> String {
+        let id = format!("pool-{:08x}-{}-{subnet}", self.salt, self.next_pool);
         self.next_pool += 1;
         id
+    }
+
+    /// The name of a pool whose PoolID was lost with the state.
+    pub fn lost_pool_id(network: &str, subnet: IpNet) -> String {
+        format!("{LOST}{network}-{subnet}")
+    }
+
+    /// A pool by its PoolID. One that was lost is found by the range in the ID, and has its ID again from then on.
+    pub fn pool_mut(&mut self, id: &str) -> Option<&mut Pool> {
+        if !self.pools.contains_key(id) {
+            let range = id.strip_prefix("pool-")?.splitn(3, '-').nth(2)?;
+            let suffix = format!("-{range}");
+            let lost = self.pools.keys().find(|k| k.starts_with(LOST) && k.ends_with(&suffix))?.clone();
+            let pool = self.pools.remove(&lost)?;
+            self.pools.insert(id.to_owned(), pool);
+        }
+        self.pools.get_mut(id)
     }
 }
 
@@ -156,6 +181,7 @@ pub struct Store {
     path: Arc<Path>,
     shared: Mutex<Shared>,
     written: tokio::sync::Mutex<u64>,
+    lost: bool,
     // Held as long as the process lives: two writers would undo each other's work.
     _lock: File,
 }
@@ -186,16 +212,23 @@ impl Store {
             }
             Err(TryLockError::Error(e)) => return Err(failed(&lock_path, &e)),
         }
-        let path = dir.join("state.json");
-        let mut state = match fs::read(&path) {
+        let path = dir.join(FILE);
+        let read = match fs::read(&path) {
             Ok(bytes) => parse(&path, &bytes)?,
-            Err(e) if e.kind() == io::ErrorKind::NotFound => State::new(),
+            Err(e) if e.kind() == io::ErrorKind::NotFound => None,
             Err(e) => return Err(failed(&path, &e)),
         };
+        let lost = read.is_none();
+        let mut state = read.unwrap_or_default();
         // Docker gives up a network whose creation we did not see the end of.
         state.pools.retain(|_, pool| pool.network.as_ref().is_some_and(|n| state.networks.contains_key(n)));
         let shared = Mutex::new(Shared { state, generation: 1 });
-        Ok(Self { path: path.into(), shared, written: tokio::sync::Mutex::new(0), _lock: lock })
+        Ok(Self { path: path.into(), shared, written: tokio::sync::Mutex::new(0), lost, _lock: lock })
+    }
+
+    /// Whether there was no state to read: at the first start, and after it was damaged.
+    pub fn was_lost(&self) -> bool {
+        self.lost
     }
 
     /// Looks at the state.
@@ -269,7 +302,19 @@ impl Store {
     }
 }
 
-fn parse(path: &Path, bytes: &[u8]) -> Result<State, Error> {
+/// Reads the state in `dir` as it is, without touching anything; nothing where there is none.
+pub fn peek(dir: &Path) -> Result<Option<State>, String> {
+    let path = dir.join(FILE);
+    let shown = path.display();
+    match fs::read(&path) {
+        Ok(bytes) => serde_json::from_slice(&bytes).map(Some).map_err(|e| format!("{shown} is damaged: {e}")),
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(e) => Err(format!("{shown} can't be read: {e}")),
+    }
+}
+
+/// Nothing where the file is damaged; it is out of the way then.
+fn parse(path: &Path, bytes: &[u8]) -> Result<Option<State>, Error> {
     #[derive(Deserialize)]
     struct Header {
         version: u32,
@@ -282,19 +327,15 @@ fn parse(path: &Path, bytes: &[u8]) -> Result<State, Error> {
         Ok(_) | Err(_) => {}
     }
     let error = match serde_json::from_slice(bytes) {
-        Ok(state) => return Ok(state),
+        Ok(state) => return Ok(Some(state)),
         Err(e) => e,
     };
     let aside = aside(path);
     fs::rename(path, &aside).map_err(|e| {
         Error::State(format!("{} is damaged ({error}) and can't be moved away: {e}; move it by hand", path.display()))
     })?;
-    warn!(
-        "{} is damaged ({error}): it is kept as {}; networks made before must be removed and created again",
-        path.display(),
-        aside.display()
-    );
-    Ok(State::new())
+    warn!("{} is damaged ({error}): it is kept as {}; Docker is asked what was in it", path.display(), aside.display());
+    Ok(None)
 }
 
 /// A name beside `path` that is not taken.

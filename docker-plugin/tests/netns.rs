@@ -7,7 +7,7 @@ use flannel_core::name::IfName;
 use flannel_docker::firewall::iptables::Iptables;
 use flannel_docker::firewall::{Bridge, Firewall as _, RuleSet};
 use flannel_docker::links::netlink::Netlink;
-use flannel_docker::links::{BridgeSpec, CableSpec, HostRoute, LinkError, Links as _, Owned};
+use flannel_docker::links::{BridgeSpec, CableSpec, HostRoute, LinkError, Links as _};
 use ipnet::IpNet;
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
@@ -170,8 +170,8 @@ fn only_our_own_devices_are_ours() {
         sh("ip", &["link", "set", "tap-of-a-vm", "master", "fl-111111111111"]);
         let mut owned = links.owned().await.unwrap();
         owned.sort_by(|a, b| a.name.cmp(&b.name));
-        let is = |name: &str, is_bridge| Owned { name: name.to_owned(), is_bridge };
-        assert_eq!(owned, [is("fl-111111111111", true), is("flhe1e1e1e1e1e1", false)]);
+        let seen: Vec<_> = owned.iter().map(|o| (o.name.as_str(), o.is_bridge)).collect();
+        assert_eq!(seen, [("fl-111111111111", true), ("flhe1e1e1e1e1e1", false)]);
     });
 }
 

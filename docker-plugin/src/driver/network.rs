@@ -1,7 +1,5 @@
 //! CreateNetwork and DeleteNetwork.
 
-use std::collections::BTreeSet;
-
 use ipnet::IpNet;
 use tokio::time::Instant;
 use tracing::{info, warn};
@@ -105,6 +103,7 @@ impl<L: Links> Driver<L> {
 
     /// Forgets the network and removes its bridge. Docker has forgotten it already, whatever we answer.
     pub async fn delete_network(&self, request: DeleteNetwork) -> Result<Empty, Error> {
+        self.looks.removed(&request.network_id);
         self.remove_network(&request.network_id).await;
         Ok(Empty {})
     }
@@ -138,15 +137,17 @@ impl<L: Links> Driver<L> {
         self.order_rules().await;
     }
 
-    /// Asks Docker about networks that have a part of `wanted`, and gives up those it does not have any more.
+    /// Where a network has a part of `wanted`, Docker is asked in the background whether it still has that network.
     pub(super) async fn make_room(&self, wanted: IpNet) {
         let claims = self.store.read(claims).into_iter().filter(|c| overlap(&c.subnet, &wanted));
-        let networks: BTreeSet<_> = claims.filter_map(|c| c.network).collect();
-        self.forget_dead(networks.into_iter().collect()).await;
+        let now = Instant::now();
+        if claims.filter_map(|c| c.network).any(|id| !self.is_young(&id, now)) {
+            self.want_look().await;
+        }
     }
 
     /// Checks the request by itself and against the lease.
-    fn read_network(
+    pub(super) fn read_network(
         &self,
         request: &CreateNetwork,
         options: NetworkOptions,
@@ -297,7 +298,7 @@ impl<L: Links> Driver<L> {
     }
 
     /// Whether nobody else has the network's pools.
-    fn check_free(
+    pub(super) fn check_free(
         &self,
         state: &State,
         id: &str,
@@ -337,7 +338,7 @@ fn make_pools(state: &mut State, id: &str, network: &Network) -> Result<(), Erro
         pools.push(pool);
     }
     for pool in pools {
-        let pool_id = state.new_pool_id();
+        let pool_id = state.new_pool_id(pool.subnet);
         state.pools.insert(pool_id, pool);
     }
     Ok(())
