@@ -112,12 +112,14 @@ async fn start(options: &Options, store: &EtcdStore, manager: &ServiceManager) -
         macs: MacFiles(options.state_dir.clone()),
         tx_checksum: options.tx_checksum().map_err(Error::Flag)?,
     };
-    let mut prepared = backend::prepare(&kernel, &config, &backend_config, &uplink, vteps).await?;
+    let mut prepared = backend::prepare(&kernel, &config, &backend_config, &uplink, vteps, manager.store()).await?;
     let attrs = prepared.attrs(&uplink);
     manager.status("waiting for a lease");
     let (held, listed) = acquire(store, &attrs, options.lease_ttl, &config, &previous).await?;
     tracing::info!(lease = %held.key, "lease {} {}", held.key, held.life);
     let backend = prepared.attach(&kernel, &config, held.key).await?;
+    // A device of an earlier run with another backend goes with its last descriptor.
+    manager.store().forget_rest();
     let networks: Vec<_> = config.ranges().map(|range| range.network).collect();
     // What an extension's commands made is the operator's, whatever its name.
     if !matches!(backend_config, BackendConfig::Extension(_))

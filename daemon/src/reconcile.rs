@@ -265,9 +265,9 @@ mod tests {
         assert_eq!(run(&mut reconciler, &Table::from_iter([tunnel.clone(), route(1, 1)])).await, 0);
         reconciler.look(&Scope::default()).await.unwrap();
         assert_eq!(run(&mut reconciler, &Table::from_iter([tunnel])).await, 0);
-        assert_eq!(tunnels.host_of(Ipv4Addr::new(10, 5, 1, 9)), Some(Ipv4Addr::new(192, 0, 2, 1)));
+        assert_eq!(tunnels.now().host_of(Ipv4Addr::new(10, 5, 1, 9)), Some(Ipv4Addr::new(192, 0, 2, 1)));
         assert_eq!(run(&mut reconciler, &Table::default()).await, 0);
-        assert_eq!(tunnels.host_of(Ipv4Addr::new(10, 5, 1, 9)), None);
+        assert_eq!(tunnels.now().host_of(Ipv4Addr::new(10, 5, 1, 9)), None);
     }
 
     #[tokio::test]

@@ -16,20 +16,30 @@ use std::collections::{BTreeSet, HashMap};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use ipnet::IpNet;
 use tokio::time::Instant;
 use tracing::{info, warn};
 
 use crate::engine::Engine;
 use crate::error::{Error, short};
 use crate::firewall::{Bridge, Guard, RuleSet};
-use crate::lease::{Lease, SubnetFile};
+use crate::gateway;
+use crate::lease::{FlannelName, Lease, SubnetFile};
 use crate::links::{BridgeSpec, Links};
 use crate::names;
+use crate::nat::Nat;
+use crate::ports::hold::Held;
 use crate::state::{Network, State, Store};
+use looks::Looks;
+pub use reconcile::Looked;
 
 mod endpoint;
 mod ipam;
+mod looks;
 mod network;
+mod options;
+mod publish;
+mod reconcile;
 #[cfg(test)]
 mod tests;
 
@@ -48,6 +58,15 @@ pub struct Settings {
     pub engine: Engine,
 }
 
+/// What keeps the packet filter as we want it.
+#[derive(Debug)]
+pub struct Guards {
+    /// Letting packets through.
+    pub forward: Guard<RuleSet>,
+    /// Networks whose way out is ours.
+    pub nat: Guard<Nat>,
+}
+
 /// Networks, endpoints and pools over a kernel `L`.
 #[derive(Debug)]
 pub struct Driver<L> {
@@ -56,11 +75,14 @@ pub struct Driver<L> {
     engine: Engine,
     store: Store,
     links: L,
-    guard: Guard,
+    guards: Guards,
+    /// Published ports, by EndpointID.
+    held: Mutex<HashMap<String, Vec<Held>>>,
     /// Held while bridges come and go.
     bridges: tokio::sync::Mutex<()>,
     /// Of pools and networks, by ID, as far as they were made in this process.
     born: Mutex<HashMap<String, Birth>>,
+    looks: Looks,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -72,17 +94,20 @@ struct Birth {
 
 impl<L: Links> Driver<L> {
     /// A driver that goes on where `store` left off; see [`Driver::restore`].
-    pub fn new(settings: Settings, store: Store, links: L, guard: Guard) -> Self {
+    pub fn new(settings: Settings, store: Store, links: L, guards: Guards) -> Self {
         let Settings { name, subnet_file, engine } = settings;
+        let looks = Looks::new(store.was_lost());
         Self {
             name,
             subnet_file,
             engine,
             store,
             links,
-            guard,
+            guards,
+            held: Mutex::default(),
             bridges: tokio::sync::Mutex::default(),
             born: Mutex::default(),
+            looks,
         }
     }
 
@@ -104,7 +129,6 @@ impl<L: Links> Driver<L> {
     /// After a start: makes bridges, cables' plugs and rules what the state says, and removes what it doesn't know.
     /// Calls of Docker's may come meanwhile.
     pub async fn restore(&self) {
-        let lease = self.subnet_file.read();
         let networks = self.store.read(|s| s.networks.keys().cloned().collect::<Vec<_>>());
         {
             let _held = self.bridges.lock().await;
@@ -114,8 +138,8 @@ impl<L: Links> Driver<L> {
         for id in &networks {
             let _held = self.bridges.lock().await;
             let Some(network) = self.store.read(|s| s.networks.get(id).cloned()) else { continue };
-            if let Ok(lease) = &lease
-                && let Err(e) = self.check_lease(id, &network, lease)
+            if let Ok(lease) = self.lease_of(&network)
+                && let Err(e) = self.check_lease(id, &network, &lease)
             {
                 warn!("{e}");
                 continue;
@@ -135,12 +159,11 @@ impl<L: Links> Driver<L> {
         }
         // Also without networks: rules may be left over.
         self.order_rules().await;
-        // Last, since at boot Docker waits for us and does not answer.
-        self.forget_dead(networks).await;
+        self.hold_again().await;
     }
 
-    /// Removes devices of ours that belong to nothing we know. A bridge left over would keep its route, and Docker
-    /// refuses a pool that overlaps a route.
+    /// Removes bridges of ours that belong to no network we know: each would keep its route, and Docker refuses a pool
+    /// that overlaps a route. One with a cable in it is spared until Docker has been asked: a container may run there.
     async fn sweep(&self) {
         let owned = match self.links.owned().await {
             Ok(owned) => owned,
@@ -149,33 +172,31 @@ impl<L: Links> Driver<L> {
                 return;
             }
         };
-        // What is there was remembered before it was made, bridges excepted, and for those the lock is held.
-        let known = self.store.read(|s| {
-            let bridges = s.networks.keys().filter_map(|id| names::bridge(id).ok());
-            let endpoints = s.networks.values().flat_map(|n| n.endpoints.keys());
-            let cables = endpoints.flat_map(|id| [names::host_end(id), names::container_end(id)]).flatten();
-            bridges.chain(cables).map(|n| n.to_string()).collect::<BTreeSet<_>>()
-        });
-        for stale in owned.iter().filter(|o| !known.contains(&o.name)) {
-            info!("{} belongs to nothing we know: removing it", stale.name);
-            let Ok(name) = flannel_core::name::IfName::new(stale.name.clone()) else { continue };
-            if let Err(e) = self.links.remove(&name).await {
-                warn!("{e}");
-            }
+        let in_use: BTreeSet<_> = owned.iter().filter_map(|o| o.bridge.as_ref()).collect();
+        for bridge in owned.iter().filter(|o| o.is_bridge && !in_use.contains(&o.name)) {
+            self.remove_unknown(&bridge.name).await;
         }
     }
 
-    /// Gives up those of these networks that Docker removed while we were not there to hear it.
-    async fn forget_dead(&self, networks: Vec<String>) {
-        let now = Instant::now();
-        for network_id in networks {
-            // While Docker is still creating a network, it denies it.
-            if self.is_young(&network_id, now) || !self.engine.denies(&network_id).await {
-                continue;
-            }
-            info!("network {}: Docker has removed it without our hearing", short(&network_id));
-            self.remove_network(&network_id).await;
+    /// Removes a device that belongs to nothing we know. The lock on bridges must be held: a bridge is made before its
+    /// network is remembered. Tells whether there was one.
+    async fn remove_unknown(&self, device: &str) -> bool {
+        let is_known = self.store.read(|s| {
+            let mut bridges = s.networks.keys().filter_map(|id| names::bridge(id).ok());
+            let endpoints = s.networks.values().flat_map(|n| n.endpoints.keys());
+            let mut cables = endpoints.flat_map(|id| [names::host_end(id), names::container_end(id)]).flatten();
+            bridges.any(|n| n.as_str() == device) || cables.any(|n| n.as_str() == device)
+        });
+        let Ok(name) = flannel_core::name::IfName::new(device.to_owned()) else { return false };
+        if is_known {
+            return false;
         }
+        info!("{device} belongs to nothing we know: removing it");
+        if let Err(e) = self.links.remove(&name).await {
+            warn!("{e}");
+            return false;
+        }
+        true
     }
 
     /// Whether a pool or network may still be in the making, within Docker or between us.
@@ -192,6 +213,9 @@ impl<L: Links> Driver<L> {
     async fn ensure_network(&self, id: &str, network: &Network) -> Result<(), Error> {
         if self.links.ensure_bridge(&bridge_spec(id, network)?).await? {
             self.replug(id, network).await?;
+        }
+        if network.gateway {
+            gateway::allow_localnet(&names::bridge(id)?);
         }
         Ok(())
     }
@@ -212,19 +236,35 @@ impl<L: Links> Driver<L> {
                 id: short(id).to_owned(),
                 pool: subnet.pool,
                 lease: lease.to_string(),
-                command: self.create_command(""),
+                command: self.create_command(network.flannel.as_ref(), ""),
             }),
         }
     }
 
+    /// The lease of the network's flannel network.
+    fn lease_of(&self, network: &Network) -> Result<Lease, Error> {
+        self.subnet_file.of(network.flannel.as_ref()).read()
+    }
+
+    /// The flannel network that has this range in its lease: ours, or another daemon's on this host.
+    fn find_flannel(&self, pool: &IpNet) -> Option<FlannelName> {
+        let holds = |file: SubnetFile| file.read().is_ok_and(|lease| lease.holds(pool));
+        if holds(self.subnet_file.clone()) {
+            return None;
+        }
+        self.subnet_file.others().into_iter().find(|name| holds(self.subnet_file.of(Some(name))))
+    }
+
     /// Has the packet filter follow the state.
     async fn order_rules(&self) {
-        self.guard.set(|| self.store.read(rules)).await;
+        // The guard has told of a failure, and tries on.
+        drop(self.guards.forward.set(|| self.store.read(rules)).await);
     }
 
     /// The command that creates a network with our own pools.
-    fn create_command(&self, options: &str) -> String {
-        format!("docker network create -d {0} --ipam-driver {0} {options}NAME", self.name)
+    fn create_command(&self, flannel: Option<&FlannelName>, options: &str) -> String {
+        let flannel = flannel.map(|name| format!("--ipam-opt {}={name} ", options::NETWORK)).unwrap_or_default();
+        format!("docker network create -d {0} --ipam-driver {0} {flannel}{options}NAME", self.name)
     }
 }
 
@@ -234,10 +274,12 @@ fn bridge_spec(id: &str, network: &Network) -> Result<BridgeSpec, Error> {
     Ok(BridgeSpec { name: names::bridge(id)?, addresses, mtu: network.mtu(), mac })
 }
 
-fn rules(state: &State) -> RuleSet {
+/// The forward rules for all networks.
+pub fn rules(state: &State) -> RuleSet {
     let bridges = state.networks.iter().filter_map(|(id, network)| {
         let flannel = network.lease.iter().map(|side| side.network).collect();
-        Some(Bridge { name: names::bridge(id).ok()?, internal: network.internal, flannel })
+        let Network { internal, isolated, .. } = *network;
+        Some(Bridge { name: names::bridge(id).ok()?, internal, isolated, flannel })
     });
     RuleSet { bridges: bridges.collect() }
 }

@@ -36,6 +36,9 @@ pub struct CableSpec {
     pub mtu: u32,
     /// Of the container's end.
     pub mac: Mac,
+    /// Whether the bridge may send a packet back to the container it came from: one that reaches itself by a published
+    /// port does, where the port is translated on the bridge (`br_netfilter`).
+    pub hairpin: bool,
 }
 
 /// A route of the host that is not the default route.
@@ -50,12 +53,20 @@ pub struct HostRoute {
 }
 
 /// A device of ours that is there.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Owned {
     /// Its name.
     pub name: String,
-    /// Bridge, or a cable plugged into one.
+    /// Bridge, or the end of a cable.
     pub is_bridge: bool,
+    /// What it may send at most.
+    pub mtu: u32,
+    /// Whether it is switched on.
+    pub up: bool,
+    /// The bridge it is plugged into.
+    pub bridge: Option<String>,
+    /// A bridge's global addresses.
+    pub addresses: Vec<IpNet>,
 }
 
 /// The kernel's interfaces, as far as we need them. Every call may be made again with the same result.
@@ -72,7 +83,7 @@ pub trait Links: Send + Sync + 'static {
     /// Removes a device; one that is not there is no mistake.
     fn remove(&self, name: &IfName) -> impl Future<Output = Result<(), LinkError>> + Send;
 
-    /// Our bridges and the cables in them.
+    /// Our bridges and cables.
     fn owned(&self) -> impl Future<Output = Result<Vec<Owned>, LinkError>> + Send;
 
     /// The IPv4 routes of the main table, which is what Docker compares a pool with.

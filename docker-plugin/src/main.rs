@@ -1,17 +1,19 @@
-//! flannel-docker: serves Docker's network and address driver over the host's flannel lease.
+//! flannel-docker: serves Docker's network and address driver over the host's flannel lease, or examines one that does.
 
 use std::process::ExitCode;
 use std::sync::Arc;
 
 use flannel_core::flags::Stop;
-use flannel_docker::driver::{Driver, Settings};
+use flannel_docker::driver::{Driver, Guards, Settings};
 use flannel_docker::engine::Engine;
 use flannel_docker::firewall::Guard;
 use flannel_docker::firewall::iptables::Iptables;
 use flannel_docker::lease::SubnetFile;
 use flannel_docker::links::netlink::Netlink;
+use flannel_docker::nat::nft::Nft;
 use flannel_docker::opts::{self, Opts, PROGRAM};
-use flannel_docker::{server, socket, state};
+use flannel_docker::ready::Ready;
+use flannel_docker::{doctor, server, socket, state};
 use tokio::signal::unix::{SignalKind, signal};
 use tracing::{Level, error, info, warn};
 
@@ -20,8 +22,13 @@ const USAGE: u8 = 2;
 /// The plugin can't start or go on.
 const FAILURE: u8 = 1;
 
+/// The first word that makes us a doctor in place of a plugin.
+const DOCTOR: &str = "doctor";
+
 fn main() -> ExitCode {
-    let (opts, left) = match Opts::parse(std::env::args().skip(1), |name| std::env::var(name).ok()) {
+    let is_doctor = std::env::args().nth(1).is_some_and(|word| word == DOCTOR);
+    let args = std::env::args().skip(if is_doctor { 2 } else { 1 });
+    let (opts, left) = match Opts::parse(args, |name| std::env::var(name).ok()) {
         Ok(read) => read,
         Err(Stop::Help) => {
             eprint!("{}", opts::help());
@@ -36,7 +43,12 @@ fn main() -> ExitCode {
         println!("{PROGRAM} {}", env!("CARGO_PKG_VERSION"));
         return ExitCode::SUCCESS;
     }
-    let level = if opts.verbosity > 0 { Level::DEBUG } else { Level::INFO };
+    let level = match opts.verbosity {
+        // The doctor's report says it all.
+        0 if is_doctor => Level::ERROR,
+        0 => Level::INFO,
+        _ => Level::DEBUG,
+    };
     tracing_subscriber::fmt()
         .with_max_level(level)
         .with_writer(std::io::stderr)
@@ -51,9 +63,33 @@ fn main() -> ExitCode {
         warn!("{bad}");
     }
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-    let done = runtime.map_err(|e| format!("no runtime: {e}")).and_then(|runtime| runtime.block_on(run(opts)));
-    match done {
+    let runtime = match runtime {
+        Ok(runtime) => runtime,
+        Err(e) => {
+            error!("no runtime: {e}");
+            return ExitCode::from(FAILURE);
+        }
+    };
+    if is_doctor {
+        return runtime.block_on(examine(&opts));
+    }
+    match runtime.block_on(run(opts)) {
         Ok(()) => ExitCode::SUCCESS,
+        Err(e) => {
+            error!("{e}");
+            ExitCode::from(FAILURE)
+        }
+    }
+}
+
+/// 0 when all is well, 1 when something is off or could not be looked at.
+async fn examine(opts: &Opts) -> ExitCode {
+    match doctor::run(opts).await {
+        Ok(report) => {
+            let json = || serde_json::to_string_pretty(&report).expect("a report is JSON");
+            println!("{}", if opts.json { json() } else { report.text().trim_end().to_owned() });
+            if report.problems.is_empty() { ExitCode::SUCCESS } else { ExitCode::from(FAILURE) }
+        }
         Err(e) => {
             error!("{e}");
             ExitCode::from(FAILURE)
@@ -68,20 +104,36 @@ async fn run(opts: Opts) -> Result<(), String> {
 
     let store = state::Store::open(&opts.state_dir).map_err(|e| e.to_string())?;
     let links = Netlink::open(&opts.state_dir.display().to_string()).map_err(|e| format!("no netlink socket: {e}"))?;
-    let guard = Guard::start(Iptables::new(opts.chain()));
+    let guards =
+        Guards { forward: Guard::start(Iptables::new(opts.chain())), nat: Guard::start(Nft::new(opts.table())) };
     let settings = Settings {
         name: name.clone(),
         subnet_file: SubnetFile(opts.subnet_file.clone()),
         engine: Engine::at(opts.docker_socket.clone()),
     };
-    let driver = Arc::new(Driver::new(settings, store, links, guard));
+    let driver = Arc::new(Driver::new(settings, store, links, guards));
     let (listener, file) = socket::listen(&opts.socket).await?;
     info!("driver {name} on {}, lease from {}", opts.socket.display(), opts.subnet_file.display());
 
+    // A plugin that knows nothing would refuse what Docker takes for known.
+    driver.recover().await;
     // Docker is answered while bridges and rules are being put right: at its start it waits for us.
     let restoring = tokio::spawn({
         let driver = Arc::clone(&driver);
-        async move { driver.restore().await }
+        async move {
+            driver.restore().await;
+            driver.watch().await;
+        }
+    });
+    let ready = (!opts.docker_network.is_empty()).then(|| {
+        let ready = Ready {
+            name: opts.docker_network,
+            options: opts.docker_network_options,
+            driver: name,
+            docker_socket: opts.docker_socket,
+            subnet_file: SubnetFile(opts.subnet_file),
+        };
+        tokio::spawn(ready.keep())
     });
     let stop = async move {
         tokio::select! {
@@ -94,5 +146,8 @@ async fn run(opts: Opts) -> Result<(), String> {
     };
     let served = server::serve(listener, driver, stop).await.map_err(|e| format!("socket: {e}"));
     restoring.abort();
+    if let Some(ready) = ready {
+        ready.abort();
+    }
     served
 }

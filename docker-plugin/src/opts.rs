@@ -18,27 +18,42 @@ const STATE_DIR: &str = "/var/lib/flannel-docker";
 pub struct Opts {
     /// Where Docker finds us; its name without `.sock` is the driver's.
     pub socket: PathBuf,
+    /// The driver's name where Docker does not take it from the socket's; empty when it does.
+    pub driver: String,
     /// What flanneld writes.
     pub subnet_file: PathBuf,
     /// Where networks and endpoints are remembered.
     pub state_dir: PathBuf,
-    /// Where Docker is asked whether a network still exists; empty for never.
+    /// Where Docker is asked which networks and containers it has; empty for never.
     pub docker_socket: PathBuf,
+    /// The network to be made in Docker and kept there; none if empty.
+    pub docker_network: String,
+    /// Its `-o` options.
+    pub docker_network_options: Vec<(String, String)>,
     /// 0 tells what is done, 1 and more every call.
     pub verbosity: i64,
     /// Say the version and go.
     pub version: bool,
+    /// doctor: put right what can be.
+    pub fix: bool,
+    /// doctor: say it for programs.
+    pub json: bool,
 }
 
 impl Default for Opts {
     fn default() -> Self {
         Self {
             socket: SOCKET.into(),
+            driver: String::new(),
             subnet_file: subnet_env::DEFAULT_PATH.into(),
             state_dir: STATE_DIR.into(),
             docker_socket: DOCKER_SOCKET.into(),
+            docker_network: String::new(),
+            docker_network_options: Vec::new(),
             verbosity: 0,
             version: false,
+            fix: false,
+            json: false,
         }
     }
 }
@@ -49,6 +64,12 @@ const FLAGS: &[Flag<Opts>] = &[
         set: Set::Text(|o, v| o.socket = v.into()),
         default: SOCKET,
         help: "the socket to listen on; its name without .sock is the driver's name",
+    },
+    Flag {
+        name: "driver",
+        set: Set::Text(|o, v| v.clone_into(&mut o.driver)),
+        default: "",
+        help: "the driver's name where it is not the socket's: a managed plugin's has a tag (flannel:latest)",
     },
     Flag {
         name: "subnet-file",
@@ -66,7 +87,19 @@ const FLAGS: &[Flag<Opts>] = &[
         name: "docker-socket",
         set: Set::Text(|o, v| o.docker_socket = v.into()),
         default: DOCKER_SOCKET,
-        help: "where Docker is asked whether a network still exists; empty for never",
+        help: "where Docker is asked which networks and containers it has; empty for never",
+    },
+    Flag {
+        name: "docker-network",
+        set: Set::Text(|o, v| o.docker_network = v),
+        default: "",
+        help: "make and keep a Docker network of this name, so that \"docker run --network NAME\" just works",
+    },
+    Flag {
+        name: "docker-network-options",
+        set: Set::Text(|o, v| o.docker_network_options = options(&v)),
+        default: "",
+        help: "its -o options, as flannel.gateway=true,flannel.isolation=false",
     },
     Flag { name: "v", set: Set::Int(|o, v| o.verbosity = v), default: "0", help: "1 and more log every call" },
     Flag {
@@ -75,7 +108,17 @@ const FLAGS: &[Flag<Opts>] = &[
         default: "false",
         help: "print the version and exit",
     },
+    Flag { name: "fix", set: Set::Bool(|o, v| o.fix = v), default: "false", help: "doctor: put right what can be" },
+    Flag { name: "json", set: Set::Bool(|o, v| o.json = v), default: "false", help: "doctor: report as JSON" },
 ];
+
+/// `a=b,c=d`
+fn options(text: &str) -> Vec<(String, String)> {
+    let words = text.split(',').map(str::trim).filter(|w| !w.is_empty());
+    words
+        .map(|w| w.split_once('=').map_or((w.to_owned(), String::new()), |(k, v)| (k.to_owned(), v.to_owned())))
+        .collect()
+}
 
 impl Opts {
     /// Reads `args`, without the program's name, and the environment.
@@ -90,12 +133,20 @@ impl Opts {
 
     /// The driver's name: what users give with `-d`.
     pub fn driver_name(&self) -> Result<String, String> {
+        if !self.driver.is_empty() {
+            return Ok(self.driver.clone());
+        }
         let name = self.socket.file_stem().and_then(|s| s.to_str()).filter(|s| !s.is_empty());
         let socket = self.socket.display();
         match name {
             Some(name) if self.socket.extension().is_some_and(|e| e == "sock") => Ok(name.to_owned()),
             _ => Err(format!("-socket={socket}: Docker finds plugins by files NAME.sock; choose such a name")),
         }
+    }
+
+    /// The nftables table of our own ports and ways out; one for each instance, too.
+    pub fn table(&self) -> String {
+        self.chain().to_lowercase()
     }
 
     /// The chain of our forward rules: one name for the usual state, another for each further instance on the host.
@@ -117,7 +168,8 @@ impl Opts {
 
 /// The usage text.
 pub fn help() -> String {
-    usage(PROGRAM, FLAGS)
+    let doctor = format!("{PROGRAM} doctor [-fix] [-json]: says what is off between Docker, plugin, kernel and lease");
+    format!("{}\n{doctor}\n", usage(PROGRAM, FLAGS))
 }
 
 #[cfg(test)]
@@ -145,11 +197,20 @@ mod tests {
     }
 
     #[test]
+    fn the_ready_networks_options_are_a_list() {
+        let (opts, _) = read(&["-docker-network=net", "-docker-network-options=a=b, c=d=e,,f"], &[]).unwrap();
+        let expected = [("a", "b"), ("c", "d=e"), ("f", "")].map(|(k, v)| (k.to_owned(), v.to_owned()));
+        assert_eq!((opts.docker_network.as_str(), opts.docker_network_options), ("net", expected.to_vec()));
+    }
+
+    #[test]
     fn the_sockets_name_is_the_drivers() {
         let name = |socket: &str| Opts { socket: socket.into(), ..Opts::default() }.driver_name();
         assert_eq!(name("/run/docker/plugins/flannel.sock").as_deref(), Ok("flannel"));
         assert!(name("/run/docker/plugins/flannel").unwrap_err().contains("NAME.sock"));
         assert!(name("/").is_err());
+        let managed = Opts { driver: "flannel:latest".into(), ..Opts::default() };
+        assert_eq!(managed.driver_name().as_deref(), Ok("flannel:latest"));
     }
 
     #[test]

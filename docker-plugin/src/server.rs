@@ -24,7 +24,8 @@ use tokio_util::task::TaskTracker;
 use tracing::{debug, info, warn};
 
 use crate::api::network::{Allocated, EndpointCall, OperInfo};
-use crate::api::{Activate, Empty, ipam, network};
+use crate::api::{Activate, Empty, Options, ipam, network};
+use crate::doctor::{self, Repaired};
 use crate::driver::Driver;
 use crate::error::Error;
 use crate::links::Links;
@@ -86,9 +87,9 @@ pub fn router<L: Links>(driver: Arc<Driver<L>>, calls: &TaskTracker) -> Router {
         .call("NetworkDriver.Join", Role::Network, |d, r| async move { d.join(r).await })
         .call("NetworkDriver.Leave", Role::Network, |d, r| async move { d.leave(r).await })
         .call("NetworkDriver.EndpointOperInfo", Role::Network, |_, _: EndpointCall| async { Ok(OperInfo::default()) })
-        // Ports are published by Docker itself, on docker_gwbridge.
-        .fixed("NetworkDriver.ProgramExternalConnectivity", &Empty {})
-        .fixed("NetworkDriver.RevokeExternalConnectivity", &Empty {})
+        // Only for networks with flannel.gateway=true: on others Docker publishes ports itself, on docker_gwbridge.
+        .call("NetworkDriver.ProgramExternalConnectivity", Role::Network, |d, r| async move { d.program(r).await })
+        .call("NetworkDriver.RevokeExternalConnectivity", Role::Network, |d, r| async move { d.revoke(r).await })
         // Swarm: addresses are given by each host's lease, so there is nothing to agree upon.
         .fixed("NetworkDriver.AllocateNetwork", &Allocated::default())
         .fixed("NetworkDriver.FreeNetwork", &Empty {})
@@ -103,6 +104,8 @@ pub fn router<L: Links>(driver: Arc<Driver<L>>, calls: &TaskTracker) -> Router {
         .call("IpamDriver.ReleasePool", Role::Ipam, |d, r| async move { d.release_pool(r).await })
         .call("IpamDriver.RequestAddress", Role::Ipam, |d, r| async move { d.request_address(r).await })
         .call("IpamDriver.ReleaseAddress", Role::Ipam, |d, r| async move { d.release_address(r).await })
+        // Not Docker's: `flannel-docker doctor --fix`.
+        .call(doctor::REPAIR, Role::Network, |d, _: Options| async move { Ok(Repaired::of(&d.repair_all().await)) })
         .router
         .fallback(
             |uri: axum::http::Uri| async move { refuse(StatusCode::NOT_FOUND, &format!("no method {}", uri.path())) },
@@ -140,6 +143,8 @@ impl<L: Links> Table<L> {
             let request = match parse(&body) {
                 Ok(request) => request,
                 Err(reason) => {
+                    // Docker will not say again what it wanted to; what it did without us shows in its own books.
+                    driver.look_soon();
                     warn!("{method}: {reason}");
                     return refuse(StatusCode::BAD_REQUEST, &reason);
                 }

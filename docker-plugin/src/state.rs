@@ -16,11 +16,21 @@ use serde::{Deserialize, Serialize};
 use tracing::{error, warn};
 
 use crate::error::Error;
-use crate::lease::Side;
+use crate::lease::{FlannelName, Side};
 use crate::pool::Pool;
+use crate::ports::Port;
 
 /// The version of the file's layout this program writes; it reads no newer one.
 const VERSION: u32 = 1;
+
+/// The file's name.
+const FILE: &str = "state.json";
+
+/// How the name of a pool without PoolID begins.
+const LOST: &str = "lost-";
+
+/// The address space of networks made with `--ipam-driver null`.
+pub const WITHOUT_IPAM: &str = "null";
 
 /// Everything we remember.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -46,6 +56,15 @@ pub struct Network {
     pub mtu_option: Option<u32>,
     /// `--internal`.
     pub internal: bool,
+    /// `-o flannel.gateway=true`: the way out leads through the bridge.
+    #[serde(default)]
+    pub gateway: bool,
+    /// Whether other flannel networks of the host are kept out.
+    #[serde(default)]
+    pub isolated: bool,
+    /// `-o flannel.network`: another daemon's flannel network.
+    #[serde(default)]
+    pub flannel: Option<FlannelName>,
     /// The lease's MTU when it was last read, for a rebuild before flanneld is up.
     pub lease_mtu: u32,
     /// The lease when it was last read, in the network's families.
@@ -55,6 +74,11 @@ pub struct Network {
 }
 
 impl Network {
+    /// Whether Docker leaves its addresses to the driver (`--ipam-driver null`).
+    pub fn is_without_ipam(&self) -> bool {
+        self.address_space == WITHOUT_IPAM
+    }
+
     /// The MTU of its bridge and of new interfaces.
     pub fn mtu(&self) -> u32 {
         self.mtu_option.unwrap_or(self.lease_mtu)
@@ -80,6 +104,9 @@ pub struct Endpoint {
     pub mac: Mac,
     /// The container it is in, where another network's routes may be there too.
     pub sandbox: Option<String>,
+    /// What is published while its container's way out leads through us.
+    #[serde(default)]
+    pub ports: Vec<Port>,
 }
 
 mod mac_text {
@@ -95,8 +122,9 @@ mod mac_text {
     }
 }
 
-impl State {
-    fn new() -> Self {
+/// A state that knows nothing.
+impl Default for State {
+    fn default() -> Self {
         Self {
             version: VERSION,
             salt: fastrand::u32(..),
@@ -105,13 +133,46 @@ impl State {
             networks: BTreeMap::new(),
         }
     }
+}
 
-    /// A PoolID that was never used before: were it made from the range, a late release for a deleted network could
-    /// hit a live one.
-    pub fn new_pool_id(&mut self) -> String {
-        let id = format!("pool-{:08x}-{}", self.salt, self.next_pool);
+impl State {
+    /// The pools of a network.
+    pub fn pools_of(&self, network: &str) -> impl Iterator<Item = (&String, &Pool)> {
+        self.pools.iter().filter(move |(_, pool)| pool.network.as_deref() == Some(network))
+    }
+
+    /// Gives addresses back to the pools of a network.
+    pub fn give_back(&mut self, network: &str, addresses: &[IpNet]) {
+        for pool in self.pools.values_mut().filter(|pool| pool.network.as_deref() == Some(network)) {
+            for address in addresses {
+                pool.release(address.addr());
+            }
+        }
+    }
+
+    /// A PoolID that was never used before: were it made from the range alone, a late release for a deleted network
+    /// could hit a live one. The range is in it, too, for [`State::pool_mut`].
+    pub fn new_pool_id(&mut self, subnet: IpNet) -> String {
+        let id = format!("pool-{:08x}-{}-{subnet}", self.salt, self.next_pool);
         self.next_pool += 1;
         id
+    }
+
+    /// The name of a pool whose PoolID was lost with the state.
+    pub fn lost_pool_id(network: &str, subnet: IpNet) -> String {
+        format!("{LOST}{network}-{subnet}")
+    }
+
+    /// A pool by its PoolID. One that was lost is found by the range in the ID, and has its ID again from then on.
+    pub fn pool_mut(&mut self, id: &str) -> Option<&mut Pool> {
+        if !self.pools.contains_key(id) {
+            let range = id.strip_prefix("pool-")?.splitn(3, '-').nth(2)?;
+            let suffix = format!("-{range}");
+            let lost = self.pools.keys().find(|k| k.starts_with(LOST) && k.ends_with(&suffix))?.clone();
+            let pool = self.pools.remove(&lost)?;
+            self.pools.insert(id.to_owned(), pool);
+        }
+        self.pools.get_mut(id)
     }
 }
 
@@ -121,6 +182,7 @@ pub struct Store {
     path: Arc<Path>,
     shared: Mutex<Shared>,
     written: tokio::sync::Mutex<u64>,
+    lost: bool,
     // Held as long as the process lives: two writers would undo each other's work.
     _lock: File,
 }
@@ -151,16 +213,23 @@ impl Store {
             }
             Err(TryLockError::Error(e)) => return Err(failed(&lock_path, &e)),
         }
-        let path = dir.join("state.json");
-        let mut state = match fs::read(&path) {
+        let path = dir.join(FILE);
+        let read = match fs::read(&path) {
             Ok(bytes) => parse(&path, &bytes)?,
-            Err(e) if e.kind() == io::ErrorKind::NotFound => State::new(),
+            Err(e) if e.kind() == io::ErrorKind::NotFound => None,
             Err(e) => return Err(failed(&path, &e)),
         };
+        let lost = read.is_none();
+        let mut state = read.unwrap_or_default();
         // Docker gives up a network whose creation we did not see the end of.
         state.pools.retain(|_, pool| pool.network.as_ref().is_some_and(|n| state.networks.contains_key(n)));
         let shared = Mutex::new(Shared { state, generation: 1 });
-        Ok(Self { path: path.into(), shared, written: tokio::sync::Mutex::new(0), _lock: lock })
+        Ok(Self { path: path.into(), shared, written: tokio::sync::Mutex::new(0), lost, _lock: lock })
+    }
+
+    /// Whether there was no state to read: at the first start, and after it was damaged.
+    pub fn was_lost(&self) -> bool {
+        self.lost
     }
 
     /// Looks at the state.
@@ -234,7 +303,19 @@ impl Store {
     }
 }
 
-fn parse(path: &Path, bytes: &[u8]) -> Result<State, Error> {
+/// Reads the state in `dir` as it is, without touching anything; nothing where there is none.
+pub fn peek(dir: &Path) -> Result<Option<State>, String> {
+    let path = dir.join(FILE);
+    let shown = path.display();
+    match fs::read(&path) {
+        Ok(bytes) => serde_json::from_slice(&bytes).map(Some).map_err(|e| format!("{shown} is damaged: {e}")),
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(e) => Err(format!("{shown} can't be read: {e}")),
+    }
+}
+
+/// Nothing where the file is damaged; it is out of the way then.
+fn parse(path: &Path, bytes: &[u8]) -> Result<Option<State>, Error> {
     #[derive(Deserialize)]
     struct Header {
         version: u32,
@@ -247,19 +328,15 @@ fn parse(path: &Path, bytes: &[u8]) -> Result<State, Error> {
         Ok(_) | Err(_) => {}
     }
     let error = match serde_json::from_slice(bytes) {
-        Ok(state) => return Ok(state),
+        Ok(state) => return Ok(Some(state)),
         Err(e) => e,
     };
     let aside = aside(path);
     fs::rename(path, &aside).map_err(|e| {
         Error::State(format!("{} is damaged ({error}) and can't be moved away: {e}; move it by hand", path.display()))
     })?;
-    warn!(
-        "{} is damaged ({error}): it is kept as {}; networks made before must be removed and created again",
-        path.display(),
-        aside.display()
-    );
-    Ok(State::new())
+    warn!("{} is damaged ({error}): it is kept as {}; Docker is asked what was in it", path.display(), aside.display());
+    Ok(None)
 }
 
 /// A name beside `path` that is not taken.

@@ -73,8 +73,21 @@ impl Links for FakeLinks {
 
     async fn owned(&self) -> Result<Vec<Owned>, LinkError> {
         let all = self.interfaces();
-        let bridges = all.bridges.keys().map(|n| Owned { name: n.to_string(), is_bridge: true });
-        let cables = all.cables.keys().map(|n| Owned { name: n.to_string(), is_bridge: false });
+        let bridges = all.bridges.values().map(|b| Owned {
+            name: b.name.to_string(),
+            is_bridge: true,
+            mtu: b.mtu,
+            up: true,
+            bridge: None,
+            addresses: b.addresses.clone(),
+        });
+        let cables = all.cables.values().map(|c| Owned {
+            name: c.host.to_string(),
+            mtu: c.mtu,
+            up: true,
+            bridge: all.bridges.contains_key(&c.bridge).then(|| c.bridge.to_string()),
+            ..Owned::default()
+        });
         Ok(bridges.chain(cables).collect())
     }
 

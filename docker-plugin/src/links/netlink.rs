@@ -7,9 +7,9 @@ use flannel_core::name::IfName;
 use futures_util::TryStreamExt as _;
 use ipnet::IpNet;
 use rtnetlink::packet_route::address::{AddressAttribute, AddressHeaderFlags, AddressMessage};
-use rtnetlink::packet_route::link::{InfoData, InfoKind, InfoVeth, LinkAttribute, LinkInfo, LinkMessage};
+use rtnetlink::packet_route::link::{InfoData, InfoKind, InfoVeth, LinkAttribute, LinkFlags, LinkInfo, LinkMessage};
 use rtnetlink::packet_route::route::{RouteAddress, RouteAttribute, RouteHeader, RouteMessage};
-use rtnetlink::{Handle, LinkBridge, LinkMessageBuilder, LinkUnspec, LinkVeth, RouteMessageBuilder};
+use rtnetlink::{Handle, LinkBridge, LinkBridgePort, LinkMessageBuilder, LinkUnspec, LinkVeth, RouteMessageBuilder};
 use rustix::io::Errno;
 use tokio::task::JoinHandle;
 use tracing::warn;
@@ -50,15 +50,24 @@ impl Netlink {
         Ok(self.link(name).await?.ok_or_else(missing)?.header.index)
     }
 
+    /// The addresses of a device, without those the kernel makes.
+    async fn addresses(&self, index: u32, name: &str) -> Result<Vec<(IpNet, AddressMessage)>, LinkError> {
+        let answer = self.handle.address().get().set_link_index_filter(index).execute().try_collect::<Vec<_>>().await;
+        let messages = match answer.map_err(|e| Refusal::of(&e)) {
+            Ok(messages) => messages,
+            // Gone since it was listed.
+            Err(Refusal::NoDevice) => Vec::new(),
+            Err(other) => return Err(other.error(format!("addresses of {name}"))),
+        };
+        let read = messages.into_iter().filter_map(|message| Some((address_of(&message)?, message)));
+        Ok(read.filter(|(address, _)| !is_link_local(address.addr())).collect())
+    }
+
     /// Brings the bridge's addresses to what `spec` says.
     async fn ensure_addresses(&self, index: u32, spec: &BridgeSpec) -> Result<(), LinkError> {
         let action = |what: &str, address: &dyn std::fmt::Display| format!("{what} {address} on bridge {}", spec.name);
         let mut there = Vec::new();
-        let mut request = self.handle.address().get().set_link_index_filter(index).execute();
-        while let Some(message) =
-            request.try_next().await.map_err(|e| Refusal::of(&e).error(format!("addresses of {}", spec.name)))?
-        {
-            let Some(address) = address_of(&message).filter(|a| !is_link_local(a.addr())) else { continue };
+        for (address, message) in self.addresses(index, spec.name.as_str()).await? {
             if spec.addresses.contains(&address) {
                 there.push(address);
             } else {
@@ -136,14 +145,22 @@ impl Links for Netlink {
         };
         let action = || format!("making cable {} to {}", spec.host, spec.container);
         match self.handle.link().add(cable()).execute().await.map_err(|e| Refusal::of(&e)) {
-            Ok(()) => return Ok(()),
-            Err(Refusal::Exists) => {}
+            Ok(()) => {}
+            Err(Refusal::Exists) => {
+                // Left over from a call whose answer Docker never got.
+                self.remove(&spec.host).await?;
+                self.remove(&spec.container).await?;
+                self.handle.link().add(cable()).execute().await.map_err(|e| Refusal::of(&e).error(action()))?;
+            }
             Err(other) => return Err(other.error(action())),
         }
-        // Left over from a call whose answer Docker never got.
-        self.remove(&spec.host).await?;
-        self.remove(&spec.container).await?;
-        self.handle.link().add(cable()).execute().await.map_err(|e| Refusal::of(&e).error(action()))
+        self.mark_cable(&spec.host).await?;
+        if spec.hairpin {
+            let port = LinkBridgePort::new(self.index(spec.host.as_str()).await?).hairpin(true).build();
+            let set = self.handle.link().set_port(port).execute().await;
+            set.map_err(|e| Refusal::of(&e).error(format!("letting {} answer itself", spec.host)))?;
+        }
+        self.mark_cable(&spec.host).await
     }
 
     async fn replug(&self, host: &IfName, bridge: &IfName) -> Result<(), LinkError> {
@@ -170,17 +187,32 @@ impl Links for Netlink {
     async fn owned(&self) -> Result<Vec<Owned>, LinkError> {
         let links = self.handle.link().get().execute().try_collect::<Vec<_>>().await;
         let links = links.map_err(|e| Refusal::of(&e).error("listing interfaces".to_owned()))?;
-        let bridges: Vec<u32> = links.iter().filter(|l| alias(l) == Some(&self.mark)).map(|l| l.header.index).collect();
-        let owned = links.iter().filter_map(|link| {
-            let name = attribute(link, |a| match a {
-                LinkAttribute::IfName(name) => Some(name),
-                _ => None,
-            })?;
-            let is_bridge = bridges.contains(&link.header.index);
-            let is_port = controller(link).is_some_and(|c| bridges.contains(&c)) && names::is_cable(name);
-            (is_bridge || is_port).then(|| Owned { name: name.clone(), is_bridge })
-        });
-        Ok(owned.collect())
+        let marked = |l: &&LinkMessage| alias(l) == Some(&self.mark);
+        let bridges: HashMap<u32, &String> = links
+            .iter()
+            .filter(|l| marked(l) && kind(l) == Some(&InfoKind::Bridge))
+            .filter_map(|l| Some((l.header.index, name(l)?)))
+            .collect();
+        let mut owned = Vec::new();
+        for link in &links {
+            let Some(name) = name(link) else { continue };
+            let is_bridge = bridges.contains_key(&link.header.index);
+            let plugged = controller(link).and_then(|c| bridges.get(&c));
+            // A cable got its mark after it was plugged in.
+            if !is_bridge && !(names::is_cable(name) && (plugged.is_some() || marked(&link))) {
+                continue;
+            }
+            let addresses = if is_bridge { self.addresses(link.header.index, name).await? } else { Vec::new() };
+            owned.push(Owned {
+                name: name.clone(),
+                is_bridge,
+                mtu: mtu(link).unwrap_or(0),
+                up: link.header.flags.contains(LinkFlags::Up),
+                bridge: plugged.map(|b| String::clone(b)),
+                addresses: addresses.into_iter().map(|(address, _)| address).collect(),
+            });
+        }
+        Ok(owned)
     }
 
     async fn routes(&self) -> Result<Vec<HostRoute>, LinkError> {
@@ -218,6 +250,14 @@ impl Links for Netlink {
 }
 
 impl Netlink {
+    /// The kernel takes no alias for a device in the making. With one, a cable that lost its bridge is still ours.
+    async fn mark_cable(&self, host: &IfName) -> Result<(), LinkError> {
+        let index = self.index(host.as_str()).await?;
+        let message = LinkUnspec::new_with_index(index).alias(self.mark.clone()).build();
+        let set = self.handle.link().set(message).execute().await;
+        set.map_err(|e| Refusal::of(&e).error(format!("marking cable {host}")))
+    }
+
     async fn name_of(&self, index: u32) -> Result<Option<String>, LinkError> {
         match self.handle.link().get().match_index(index).execute().try_next().await.map_err(|e| Refusal::of(&e)) {
             Ok(link) => Ok(link.and_then(|l| {
@@ -285,6 +325,20 @@ fn kind(link: &LinkMessage) -> Option<&InfoKind> {
     })?;
     infos.iter().find_map(|i| match i {
         LinkInfo::Kind(kind) => Some(kind),
+        _ => None,
+    })
+}
+
+fn name(link: &LinkMessage) -> Option<&String> {
+    attribute(link, |a| match a {
+        LinkAttribute::IfName(name) => Some(name),
+        _ => None,
+    })
+}
+
+fn mtu(link: &LinkMessage) -> Option<u32> {
+    attribute(link, |a| match a {
+        LinkAttribute::Mtu(mtu) => Some(*mtu),
         _ => None,
     })
 }

@@ -11,6 +11,9 @@ fn network() -> Network {
         address_space: "LocalDefault".to_owned(),
         mtu_option: None,
         internal: false,
+        gateway: false,
+        isolated: true,
+        flannel: None,
         lease_mtu: 1450,
         lease: vec![Side { network: "10.5.0.0/16".parse().unwrap(), subnet: "10.5.72.0/24".parse().unwrap() }],
         endpoints: BTreeMap::from([(
@@ -19,6 +22,7 @@ fn network() -> Network {
                 addresses: vec!["10.5.72.2/24".parse().unwrap()],
                 mac: "02:00:0a:05:48:02".parse().unwrap(),
                 sandbox: Some("/var/run/docker/netns/6465ec84fc4b".to_owned()),
+                ports: Vec::new(),
             },
         )]),
     }
@@ -27,11 +31,11 @@ fn network() -> Network {
 async fn fill(store: &Store) {
     let add = |s: &mut State| {
         s.networks.insert("n1".to_owned(), network());
-        let id = s.new_pool_id();
+        let id = s.new_pool_id("10.5.72.0/24".parse().unwrap());
         let mut attached = pool();
         attached.network = Some("n1".to_owned());
         s.pools.insert(id, attached);
-        let id = s.new_pool_id();
+        let id = s.new_pool_id("10.5.72.0/24".parse().unwrap());
         s.pools.insert(id, pool());
         Ok(())
     };
@@ -49,7 +53,7 @@ async fn survives_a_restart_but_for_pools_whose_network_never_came() {
     let after = store.read(State::clone);
     assert_eq!(after.networks, before.networks);
     assert_eq!((before.pools.len(), after.pools.len()), (2, 1));
-    let fresh = store.change(|s| Ok(s.new_pool_id()), |_, _| ()).await.unwrap();
+    let fresh = store.change(|s| Ok(s.new_pool_id("10.5.72.0/24".parse().unwrap())), |_, _| ()).await.unwrap();
     assert!(!before.pools.contains_key(&fresh), "{fresh} came twice");
 }
 

@@ -61,7 +61,7 @@ fn a_network_removed_in_its_absence_frees_the_lease() {
     let mut plugin = Plugin::start();
     let id = plugin.network(&[], "net");
     plugin.end("-KILL");
-    plugin.launch_with("nothing-known");
+    plugin.launch_ignorant();
     plugin.remove_network("net");
     plugin.end("-TERM");
     assert!(plugin.state().contains(&id), "the network is forgotten already");

@@ -107,17 +107,22 @@ impl Plugin {
 
     /// Starts the program and waits until it answers.
     pub(crate) fn launch(&mut self) {
-        self.launch_with("state");
+        self.launch_with("state", &[]);
     }
 
-    /// Starts the program with a state of its own choice: one that knows nothing, in place of one that does.
-    pub(crate) fn launch_with(&mut self, state: &str) {
+    /// Starts the program with a state that knows nothing, in place of one that does, and nobody to ask.
+    pub(crate) fn launch_ignorant(&mut self) {
+        self.launch_with("nothing-known", &["-docker-socket="]);
+    }
+
+    fn launch_with(&mut self, state: &str, args: &[&str]) {
         let log = OpenOptions::new().create(true).append(true).open(self.path("log")).unwrap();
         let child = Command::new(env!("CARGO_BIN_EXE_flannel-docker"))
             .arg(format!("-socket={}", self.socket().display()))
             .arg(format!("-subnet-file={}", self.path("subnet.env").display()))
             .arg(format!("-state-dir={}", self.path(state).display()))
             .arg("-v=1")
+            .args(args)
             .stderr(log)
             .spawn()
             .unwrap();

@@ -1,6 +1,8 @@
 //! Faults half way, restarts, reboots, and leases that change.
 
 use super::*;
+use crate::engine::fake::FakeDocker;
+use crate::reconcile::Difference;
 
 #[tokio::test]
 async fn a_network_that_fails_leaves_nothing() {
@@ -111,9 +113,22 @@ async fn removes_at_start_what_belongs_to_nothing() {
     host.join(N1, E2).await.unwrap();
     // Died between forgetting and removing.
     host.driver.store.forget(|s| s.networks.get_mut(N1).unwrap().endpoints.remove(E2)).await;
+    let _docker = docker_with(&host, vec![docker_network(N1, "10.5.72.0/24", &[(E1, "10.5.72.2/24")])]);
     let host = host.restart(None).await;
+    // Not without asking Docker: a container may hang on it.
+    assert_eq!(host.kernel().cables.len(), 2);
+    assert_eq!(kinds(&look_twice(&host).await.done), ["address-untaken", "device-left"]);
     let cables: Vec<_> = host.kernel().cables.into_keys().map(|n| n.to_string()).collect();
     assert_eq!(cables, ["flhe1e1e1e1e1e1"]);
+}
+
+#[tokio::test]
+async fn a_bridge_that_belongs_to_nothing_goes_before_it_is_in_the_way() {
+    let host = Host::new(V4);
+    host.network(N1, "").await.unwrap();
+    host.driver.store.forget(|s| drop((s.networks.remove(N1), std::mem::take(&mut s.pools)))).await;
+    let host = host.restart(None).await;
+    assert_eq!(host.kernel(), Interfaces::default());
 }
 
 #[tokio::test]
@@ -127,14 +142,41 @@ async fn a_new_mtu_reaches_new_containers() {
     assert_eq!(host.kernel().bridges.into_values().next().unwrap().mtu, 1472);
 }
 
+/// Docker's word on a network of the lease, with these endpoints in it (EndpointID and address).
+fn docker_network(id: &str, subnet: &str, endpoints: &[(&str, &str)]) -> serde_json::Value {
+    let containers: serde_json::Map<_, _> = endpoints
+        .iter()
+        .map(|(endpoint, address)| {
+            let there = json!({"Name": "web", "EndpointID": endpoint, "MacAddress": "02:00:0a:05:48:02",
+                               "IPv4Address": address, "IPv6Address": ""});
+            ((*endpoint).to_owned(), there)
+        })
+        .collect();
+    json!({"Id": id, "Name": "net", "Driver": "flannel", "Scope": "local", "Containers": containers, "Options": {},
+           "IPAM": {"Driver": "flannel", "Config": [{"Subnet": subnet, "Gateway": gateway_of(subnet)}]}})
+}
+
+fn gateway_of(subnet: &str) -> String {
+    crate::pool::Pool::new(subnet.parse().unwrap(), subnet.parse().unwrap()).unwrap().first().to_string()
+}
+
 /// A Docker that has just these networks.
-fn docker_with(host: &Host, networks: &'static [&'static str]) {
-    let listener = tokio::net::UnixListener::bind(host.dir.path().join("docker.sock")).unwrap();
-    let answer = move |axum::extract::Path(id): axum::extract::Path<String>| async move {
-        if networks.contains(&id.as_str()) { axum::http::StatusCode::OK } else { axum::http::StatusCode::NOT_FOUND }
-    };
-    let router = axum::Router::new().route("/networks/{id}", axum::routing::get(answer));
-    tokio::spawn(async move { axum::serve(listener, router).await });
+fn docker_with(host: &Host, networks: Vec<serde_json::Value>) -> FakeDocker {
+    FakeDocker::start(&host.dir.path().join("docker.sock"), networks)
+}
+
+fn kinds(differences: &[Difference]) -> Vec<&'static str> {
+    differences.iter().map(Difference::kind).collect()
+}
+
+/// Two looks, as far apart as they have to be.
+async fn look_twice(host: &Host) -> Looked {
+    let first = host.driver.look().await;
+    assert_eq!(first.done, [], "acted upon at first sight");
+    tokio::time::pause();
+    tokio::time::advance(Duration::from_secs(6)).await;
+    tokio::time::resume();
+    host.driver.look().await
 }
 
 #[tokio::test]
@@ -142,10 +184,12 @@ async fn a_network_removed_in_our_absence_gives_up_its_lease() {
     let host = Host::new(V4);
     host.network(N1, "10.5.72.0/25").await.unwrap();
     host.network(N2, "10.5.72.128/25").await.unwrap();
-    docker_with(&host, &[N2]);
+    let _docker = docker_with(&host, vec![docker_network(N2, "10.5.72.128/25", &[])]);
     // Docker denies a network that it is still creating, so a young one is safe.
+    assert_eq!(host.driver.look().await.done, []);
     assert!(matches!(host.pool("10.5.72.0/25").await, Err(Error::Taken { .. })));
     let host = host.restart(None).await;
+    assert_eq!(kinds(&host.driver.look().await.done), ["network-gone"]);
     let left: Vec<_> = host.kernel().bridges.into_keys().map(|n| n.to_string()).collect();
     assert_eq!(left, ["fl-222222222222"]);
     assert_eq!(host.rules().bridges.len(), 1);
@@ -158,9 +202,118 @@ async fn where_docker_is_silent_a_network_stays() {
     let host = Host::new(V4);
     host.network(N1, "").await.unwrap();
     let host = host.restart(None).await;
+    let looked = host.driver.look().await;
+    assert!(looked.silent.is_some() && looked.done.is_empty(), "{looked:?}");
     assert!(matches!(host.pool("").await, Err(Error::Taken { .. })));
-    docker_with(&host, &[]);
-    host.network(N2, "").await.unwrap();
+}
+
+#[tokio::test]
+async fn a_call_waits_for_a_look_that_makes_room() {
+    let host = Host::new(V4);
+    host.network(N1, "").await.unwrap();
+    let host = host.restart(None).await;
+    let _docker = docker_with(&host, Vec::new());
+    tokio::select! {
+        () = host.driver.watch() => {}
+        made = host.network(N2, "") => assert!(made.is_ok(), "{made:?}"),
+    }
     let left: Vec<_> = host.kernel().bridges.into_keys().map(|n| n.to_string()).collect();
     assert_eq!(left, ["fl-222222222222"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_stalled_docker_holds_up_no_call() {
+    let host = Host::new(V4);
+    host.network(N1, "").await.unwrap();
+    let host = host.restart(None).await;
+    let _stalled = tokio::net::UnixListener::bind(host.dir.path().join("docker.sock")).unwrap();
+    let started = Instant::now();
+    let look = async {
+        host.driver.watch().await;
+    };
+    tokio::select! {
+        () = look => {}
+        refused = host.pool("") => assert!(matches!(refused, Err(Error::Taken { .. })), "{refused:?}"),
+    }
+    assert!(started.elapsed() < Duration::from_secs(1), "{:?}", started.elapsed());
+}
+
+#[tokio::test]
+async fn a_container_gone_in_our_absence_gives_up_its_address() {
+    let host = Host::new(V4);
+    let pool = host.network(N1, "").await.unwrap();
+    for (endpoint, address) in [(E1, "10.5.72.2/24"), (E2, "10.5.72.3/24")] {
+        assert_eq!(host.address(&pool, "").await.unwrap(), address);
+        host.endpoint(N1, endpoint, address, "").await.unwrap();
+        host.join(N1, endpoint).await.unwrap();
+    }
+    // Asked for and never used: Docker died in between.
+    assert_eq!(host.address(&pool, "").await.unwrap(), "10.5.72.4/24");
+    let host = host.restart(None).await;
+    let _docker = docker_with(&host, vec![docker_network(N1, "10.5.72.0/24", &[(E1, "10.5.72.2/24")])]);
+    let looked = look_twice(&host).await;
+    assert_eq!(kinds(&looked.done), ["endpoint-gone", "address-leaked"]);
+    let state = host.driver.state();
+    let taken: Vec<_> = state.pools[&pool].taken().map(|a| a.to_string()).collect();
+    assert_eq!(taken, ["10.5.72.1", "10.5.72.2"]);
+    let cables: Vec<_> = host.kernel().cables.into_keys().map(|n| n.to_string()).collect();
+    assert_eq!(cables, ["flhe1e1e1e1e1e1"]);
+    assert_eq!(host.driver.look().await.done, []);
+}
+
+#[tokio::test]
+async fn what_docker_does_meanwhile_is_no_difference() {
+    let host = Host::new(V4);
+    let pool = host.network(N1, "").await.unwrap();
+    let docker = docker_with(&host, vec![docker_network(N1, "10.5.72.0/24", &[])]);
+    let address = host.address(&pool, "").await.unwrap();
+    host.endpoint(N1, E1, &address, "").await.unwrap();
+    host.join(N1, E1).await.unwrap();
+    let looked = host.driver.look().await;
+    assert_eq!(kinds(&looked.suspected), ["endpoint-gone"]);
+    docker.set(vec![docker_network(N1, "10.5.72.0/24", &[(E1, "10.5.72.2/24")])]);
+    let looked = look_twice(&host).await;
+    assert_eq!((looked.done, looked.suspected), (Vec::new(), Vec::new()));
+    assert_eq!(host.driver.state().networks[N1].endpoints.len(), 1);
+}
+
+#[tokio::test]
+async fn a_lost_state_is_had_again_from_docker() {
+    let host = Host::new(V4);
+    let pool = host.network(N1, "").await.unwrap();
+    let address = host.address(&pool, "").await.unwrap();
+    host.endpoint(N1, E1, &address, "02:00:0a:05:48:02").await.unwrap();
+    host.join(N1, E1).await.unwrap();
+    let (before, kernel) = (host.driver.state(), host.kernel());
+    std::fs::write(host.dir.path().join("state/state.json"), "{\"version\":1,").unwrap();
+    let docker = docker_with(&host, vec![docker_network(N1, "10.5.72.0/24", &[(E1, "10.5.72.2/24")])]);
+    let host = host.restart(None).await;
+    assert!(host.dir.path().join("state/state.json.damaged-1").exists());
+    assert_eq!(kinds(&host.driver.look().await.done), ["network-unknown"]);
+    let after = host.driver.state();
+    assert_eq!(after.networks, before.networks);
+    assert_eq!(host.kernel().bridges, kernel.bridges);
+    // Docker goes on with the PoolID it was given.
+    assert_eq!(host.address(&pool, "").await.unwrap(), "10.5.72.3/24");
+    assert_eq!(host.driver.state().pools.keys().collect::<Vec<_>>(), [&pool]);
+    // A network that is being removed does not come back.
+    host.remove_network(N1, &pool).await;
+    let looked = look_twice(&host).await;
+    assert_eq!((kinds(&looked.done), host.driver.state().networks.len()), (Vec::new(), 0));
+    drop(docker);
+}
+
+#[tokio::test]
+async fn a_bridge_that_somebody_changed_is_put_right() {
+    let host = Host::new(V4);
+    host.network(N1, "").await.unwrap();
+    host.endpoint(N1, E1, "10.5.72.2/24", "").await.unwrap();
+    host.join(N1, E1).await.unwrap();
+    let kernel = host.kernel();
+    host.driver.links.interfaces().bridges.clear();
+    assert_eq!(kinds(&host.driver.look().await.done), ["bridge-missing", "cable-unplugged"]);
+    assert_eq!(host.kernel(), kernel);
+    host.driver.links.interfaces().bridges.values_mut().for_each(|b| b.mtu = 1500);
+    assert_eq!(kinds(&host.driver.look().await.done), ["bridge-wrong"]);
+    assert_eq!(host.kernel(), kernel);
 }
