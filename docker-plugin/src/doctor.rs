@@ -4,6 +4,7 @@
 //! to put right what it can ([`REPAIR`]); where none runs, the doctor does it in its place, with the same code. What
 //! is left after that is said, with what to type.
 
+use std::collections::BTreeSet;
 use std::fmt::Write as _;
 use std::future::pending;
 use std::sync::Arc;
@@ -12,13 +13,14 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use tokio::time::timeout;
 
-use crate::driver::{Driver, Looked, Settings};
+use crate::driver::{Driver, Guards, Looked, Settings};
 use crate::engine::Engine;
 use crate::firewall::Guard;
 use crate::firewall::iptables::Iptables;
 use crate::lease::SubnetFile;
 use crate::links::Links as _;
 use crate::links::netlink::Netlink;
+use crate::nat::nft::Nft;
 use crate::opts::Opts;
 use crate::reconcile::{Difference, Remedy, View, compare};
 use crate::state::{self, State, Store};
@@ -175,13 +177,17 @@ impl<'a> Doctor<'a> {
                 None
             }
         };
-        let lease = match SubnetFile(self.opts.subnet_file.clone()).read() {
-            Ok(lease) => Some(lease),
-            Err(e) => {
+        let subnet_file = SubnetFile(self.opts.subnet_file.clone());
+        let mut flannels: BTreeSet<_> = state.networks.values().map(|n| n.flannel.clone()).collect();
+        if flannels.is_empty() {
+            flannels.insert(None);
+        }
+        for name in &flannels {
+            if let Err(e) = subnet_file.of(name.as_ref()).read() {
                 off("lease-missing", e.to_string(), "start flanneld, or name its file with -subnet-file");
-                None
             }
-        };
+        }
+        let leases = subnet_file.leases(&flannels);
         let devices = self.links.owned().await.map_err(|e| e.to_string())?;
         let address_space = format!("{}-local", self.name);
         let view = View {
@@ -189,7 +195,7 @@ impl<'a> Doctor<'a> {
             state: &state,
             docker: docker.as_deref(),
             devices: &devices,
-            lease: lease.as_ref(),
+            leases: &leases,
         };
         problems.extend(compare(&view).iter().map(Problem::from));
         problems.extend(rules::compare(&crate::driver::rules(&state), &self.opts.chain()).await);
@@ -216,8 +222,9 @@ impl<'a> Doctor<'a> {
             subnet_file: SubnetFile(opts.subnet_file.clone()),
             engine: self.engine.clone(),
         };
-        let guard = Guard::start(Iptables::new(opts.chain()));
-        let driver = Arc::new(Driver::new(settings, store, open_links(opts)?, guard));
+        let guards =
+            Guards { forward: Guard::start(Iptables::new(opts.chain())), nat: Guard::start(Nft::new(opts.table())) };
+        let driver = Arc::new(Driver::new(settings, store, open_links(opts)?, guards));
         Ok(Repaired::of(&driver.repair_all().await))
     }
 }

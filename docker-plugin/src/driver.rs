@@ -16,15 +16,19 @@ use std::collections::{BTreeSet, HashMap};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use ipnet::IpNet;
 use tokio::time::Instant;
 use tracing::{info, warn};
 
 use crate::engine::Engine;
 use crate::error::{Error, short};
 use crate::firewall::{Bridge, Guard, RuleSet};
-use crate::lease::{Lease, SubnetFile};
+use crate::gateway;
+use crate::lease::{FlannelName, Lease, SubnetFile};
 use crate::links::{BridgeSpec, Links};
 use crate::names;
+use crate::nat::Nat;
+use crate::ports::hold::Held;
 use crate::state::{Network, State, Store};
 use looks::Looks;
 pub use reconcile::Looked;
@@ -33,6 +37,8 @@ mod endpoint;
 mod ipam;
 mod looks;
 mod network;
+mod options;
+mod publish;
 mod reconcile;
 #[cfg(test)]
 mod tests;
@@ -52,6 +58,15 @@ pub struct Settings {
     pub engine: Engine,
 }
 
+/// What keeps the packet filter as we want it.
+#[derive(Debug)]
+pub struct Guards {
+    /// Letting packets through.
+    pub forward: Guard<RuleSet>,
+    /// Networks whose way out is ours.
+    pub nat: Guard<Nat>,
+}
+
 /// Networks, endpoints and pools over a kernel `L`.
 #[derive(Debug)]
 pub struct Driver<L> {
@@ -60,7 +75,9 @@ pub struct Driver<L> {
     engine: Engine,
     store: Store,
     links: L,
-    guard: Guard,
+    guards: Guards,
+    /// Published ports, by EndpointID.
+    held: Mutex<HashMap<String, Vec<Held>>>,
     /// Held while bridges come and go.
     bridges: tokio::sync::Mutex<()>,
     /// Of pools and networks, by ID, as far as they were made in this process.
@@ -77,7 +94,7 @@ struct Birth {
 
 impl<L: Links> Driver<L> {
     /// A driver that goes on where `store` left off; see [`Driver::restore`].
-    pub fn new(settings: Settings, store: Store, links: L, guard: Guard) -> Self {
+    pub fn new(settings: Settings, store: Store, links: L, guards: Guards) -> Self {
         let Settings { name, subnet_file, engine } = settings;
         let looks = Looks::new(store.was_lost());
         Self {
@@ -86,7 +103,8 @@ impl<L: Links> Driver<L> {
             engine,
             store,
             links,
-            guard,
+            guards,
+            held: Mutex::default(),
             bridges: tokio::sync::Mutex::default(),
             born: Mutex::default(),
             looks,
@@ -111,7 +129,6 @@ impl<L: Links> Driver<L> {
     /// After a start: makes bridges, cables' plugs and rules what the state says, and removes what it doesn't know.
     /// Calls of Docker's may come meanwhile.
     pub async fn restore(&self) {
-        let lease = self.subnet_file.read();
         let networks = self.store.read(|s| s.networks.keys().cloned().collect::<Vec<_>>());
         {
             let _held = self.bridges.lock().await;
@@ -121,8 +138,8 @@ impl<L: Links> Driver<L> {
         for id in &networks {
             let _held = self.bridges.lock().await;
             let Some(network) = self.store.read(|s| s.networks.get(id).cloned()) else { continue };
-            if let Ok(lease) = &lease
-                && let Err(e) = self.check_lease(id, &network, lease)
+            if let Ok(lease) = self.lease_of(&network)
+                && let Err(e) = self.check_lease(id, &network, &lease)
             {
                 warn!("{e}");
                 continue;
@@ -142,6 +159,7 @@ impl<L: Links> Driver<L> {
         }
         // Also without networks: rules may be left over.
         self.order_rules().await;
+        self.hold_again().await;
     }
 
     /// Removes bridges of ours that belong to no network we know: each would keep its route, and Docker refuses a pool
@@ -196,6 +214,9 @@ impl<L: Links> Driver<L> {
         if self.links.ensure_bridge(&bridge_spec(id, network)?).await? {
             self.replug(id, network).await?;
         }
+        if network.gateway {
+            gateway::allow_localnet(&names::bridge(id)?);
+        }
         Ok(())
     }
 
@@ -215,19 +236,35 @@ impl<L: Links> Driver<L> {
                 id: short(id).to_owned(),
                 pool: subnet.pool,
                 lease: lease.to_string(),
-                command: self.create_command(""),
+                command: self.create_command(network.flannel.as_ref(), ""),
             }),
         }
     }
 
+    /// The lease of the network's flannel network.
+    fn lease_of(&self, network: &Network) -> Result<Lease, Error> {
+        self.subnet_file.of(network.flannel.as_ref()).read()
+    }
+
+    /// The flannel network that has this range in its lease: ours, or another daemon's on this host.
+    fn find_flannel(&self, pool: &IpNet) -> Option<FlannelName> {
+        let holds = |file: SubnetFile| file.read().is_ok_and(|lease| lease.holds(pool));
+        if holds(self.subnet_file.clone()) {
+            return None;
+        }
+        self.subnet_file.others().into_iter().find(|name| holds(self.subnet_file.of(Some(name))))
+    }
+
     /// Has the packet filter follow the state.
     async fn order_rules(&self) {
-        self.guard.set(|| self.store.read(rules)).await;
+        // The guard has told of a failure, and tries on.
+        drop(self.guards.forward.set(|| self.store.read(rules)).await);
     }
 
     /// The command that creates a network with our own pools.
-    fn create_command(&self, options: &str) -> String {
-        format!("docker network create -d {0} --ipam-driver {0} {options}NAME", self.name)
+    fn create_command(&self, flannel: Option<&FlannelName>, options: &str) -> String {
+        let flannel = flannel.map(|name| format!("--ipam-opt {}={name} ", options::NETWORK)).unwrap_or_default();
+        format!("docker network create -d {0} --ipam-driver {0} {flannel}{options}NAME", self.name)
     }
 }
 
@@ -241,7 +278,8 @@ fn bridge_spec(id: &str, network: &Network) -> Result<BridgeSpec, Error> {
 pub fn rules(state: &State) -> RuleSet {
     let bridges = state.networks.iter().filter_map(|(id, network)| {
         let flannel = network.lease.iter().map(|side| side.network).collect();
-        Some(Bridge { name: names::bridge(id).ok()?, internal: network.internal, flannel })
+        let Network { internal, isolated, .. } = *network;
+        Some(Bridge { name: names::bridge(id).ok()?, internal, isolated, flannel })
     });
     RuleSet { bridges: bridges.collect() }
 }

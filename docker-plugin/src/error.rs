@@ -76,7 +76,7 @@ pub enum Error {
         pool: IpNet,
     },
     /// Every address is used.
-    #[error("no free address in {pool}{}: {used} in use; remove containers, or recreate the network with a larger --subnet", of_network(.network.as_deref()))]
+    #[error("no free address in {pool}{}: {used} in use{users}; remove containers, or recreate the network with a larger --subnet", of_network(.network.as_deref()))]
     PoolExhausted {
         /// The pool or range.
         pool: IpNet,
@@ -84,6 +84,8 @@ pub enum Error {
         used: usize,
         /// Whose pool it is.
         network: Option<String>,
+        /// `, by a, b and 3 more`, or nothing.
+        users: String,
     },
     /// An address somebody has.
     #[error("address {address} of pool {pool} is in use: choose another --ip, or leave it out")]

@@ -3,29 +3,23 @@
 //! Docker sets the policy of FORWARD to DROP on most hosts, and with `br_netfilter` even packets between two ports of
 //! one bridge pass through FORWARD. So each bridge is accepted there, in a chain of our own that FORWARD jumps to.
 //! For `--internal` networks only the flannel network is accepted, and all else is dropped in the mangle table,
-//! which comes first: an accept of somebody else's in the filter table can't undo it.
+//! which comes first: an accept of somebody else's in the filter table can't undo it. There, too, flannel networks of
+//! one host are kept apart.
 //!
 //! Rules are data ([`RuleSet`]), their text is made by [`render`], and one `iptables-restore` a table applies it as
 //! one transaction. [`Guard`] does that in the background, again every half minute, and tells when a change is in.
 
 use std::fmt::Write as _;
-use std::future::Future;
-use std::time::Duration;
 
 use flannel_core::name::IfName;
 use ipnet::IpNet;
-use tokio::sync::watch;
-use tracing::{debug, warn};
 
 #[cfg(test)]
 pub mod fake;
+pub mod guard;
 pub mod iptables;
 
-/// How often the rules are put back, should a foreign hand have removed them.
-const RESYNC: Duration = Duration::from_secs(30);
-
-/// How long a call of Docker's waits for its rules at most; iptables may be held up by others' locks.
-const PATIENCE: Duration = Duration::from_secs(2);
+pub use guard::{Firewall, Guard, Rules};
 
 /// An address family, as iptables has a program for each.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -53,6 +47,8 @@ pub struct Bridge {
     pub name: IfName,
     /// Whether only the flannel network may be reached.
     pub internal: bool,
+    /// Whether other flannel networks of this host are kept out.
+    pub isolated: bool,
     /// The whole flannel network, one a family that the bridge has.
     pub flannel: Vec<IpNet>,
 }
@@ -64,13 +60,25 @@ pub struct RuleSet {
     pub bridges: Vec<Bridge>,
 }
 
+impl Rules for RuleSet {
+    fn is_empty(&self) -> bool {
+        self.bridges.is_empty()
+    }
+}
+
 impl RuleSet {
     /// Whether there is a rule for this family and table.
     pub fn needs(&self, family: Family, table: Table) -> bool {
-        let mut bridges = self.bridges.iter().filter(|b| table == Table::Filter || b.internal);
+        let mut bridges = self.bridges.iter().filter(|b| table == Table::Filter || b.internal || b.isolated);
         bridges.any(|b| b.flannel.iter().any(|n| Family::of(n) == family))
     }
 }
+
+/// Every bridge of a flannel network, whichever plugin of the host it belongs to.
+const BRIDGES: &str = "fl-+";
+
+/// By this bridge of Docker's, containers of networks without a gateway would reach other flannel networks.
+const GWBRIDGE: &str = "docker_gwbridge";
 
 /// The input for `iptables-restore --noflush`: our chain in this table, emptied and filled. With `jump`, FORWARD is
 /// told to go there.
@@ -99,6 +107,20 @@ pub fn render(rules: &RuleSet, family: Family, table: Table, chain: &str, jump: 
                     line(format_args!("-A {chain} ! -s {net} -o {name} -j DROP"));
                 }
             }
+        }
+    }
+    if table == Table::Mangle {
+        let of_family = |b: &&Bridge| b.isolated && b.flannel.iter().any(|n| Family::of(n) == family);
+        let isolated: Vec<_> = rules.bridges.iter().filter(of_family).map(|b| &b.name).collect();
+        if !isolated.is_empty() {
+            // A port published there is meant for everybody.
+            line(format_args!("-A {chain} -m conntrack --ctstate DNAT -j RETURN"));
+        }
+        for name in isolated {
+            line(format_args!("-A {chain} -i {name} -o {name} -j RETURN"));
+            line(format_args!("-A {chain} -i {BRIDGES} -o {name} -j DROP"));
+            line(format_args!("-A {chain} -i {name} -o {BRIDGES} -j DROP"));
+            line(format_args!("-A {chain} -i {GWBRIDGE} -o {name} -j DROP"));
         }
     }
     if jump {
@@ -130,83 +152,13 @@ impl Table {
     }
 }
 
-/// The packet filter, as far as we need it.
-pub trait Firewall: Send + Sync + 'static {
-    /// Makes our chain hold exactly these rules, and removes it where there are none.
-    fn apply(&self, rules: &RuleSet) -> impl Future<Output = Result<(), String>> + Send;
-}
-
-/// Keeps the rules in place.
-#[derive(Debug)]
-pub struct Guard {
-    wanted: watch::Sender<(u64, RuleSet)>,
-    applied: watch::Receiver<u64>,
-}
-
-impl Guard {
-    /// Starts the work in the background; it ends when the guard is dropped. Rules stay then, as containers do.
-    pub fn start(firewall: impl Firewall) -> Self {
-        let (wanted, orders) = watch::channel((0, RuleSet::default()));
-        let (report, applied) = watch::channel(0);
-        tokio::spawn(keep(firewall, orders, report));
-        Self { wanted, applied }
-    }
-
-    /// Orders these rules and waits until they are in place, but not for long: Docker holds a lock meanwhile.
-    /// `make` is called while no other order can be given, so that the last order is that of the latest state.
-    pub async fn set(&self, make: impl FnOnce() -> RuleSet) {
-        let mut number = 0;
-        self.wanted.send_modify(|(n, wanted)| {
-            *n += 1;
-            number = *n;
-            *wanted = make();
-        });
-        let mut applied = self.applied.clone();
-        match tokio::time::timeout(PATIENCE, applied.wait_for(|done| *done >= number)).await {
-            Ok(Ok(_) | Err(_)) => {}
-            Err(_) => debug!("forward rules are still being set up"),
-        }
-    }
-}
-
-async fn keep(firewall: impl Firewall, mut orders: watch::Receiver<(u64, RuleSet)>, report: watch::Sender<u64>) {
-    let mut resync = tokio::time::interval(RESYNC);
-    resync.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-    resync.reset();
-    let mut last_failure = None;
-    loop {
-        tokio::select! {
-            changed = orders.changed() => if changed.is_err() { return },
-            _ = resync.tick() => {
-                // Without networks there is nothing to keep, unless clearing up failed.
-                if last_failure.is_none() && orders.borrow().1.bridges.is_empty() {
-                    continue;
-                }
-            }
-        }
-        let (ordered, rules) = orders.borrow_and_update().clone();
-        match firewall.apply(&rules).await {
-            Ok(()) => last_failure = None,
-            Err(e) => {
-                // The same failure every half minute is one line, not many.
-                if last_failure.as_ref() != Some(&e) {
-                    warn!("{e}");
-                    last_failure = Some(e);
-                }
-            }
-        }
-        report.send_replace(ordered);
-    }
-}
-
 #[cfg(test)]
 mod tests {
-    use super::fake::FakeFirewall;
     use super::*;
 
     fn bridge(name: &str, internal: bool, flannel: &[&str]) -> Bridge {
         let flannel = flannel.iter().map(|n| n.parse().unwrap()).collect();
-        Bridge { name: IfName::new(name).unwrap(), internal, flannel }
+        Bridge { name: IfName::new(name).unwrap(), internal, isolated: false, flannel }
     }
 
     fn two() -> RuleSet {
@@ -240,41 +192,24 @@ mod tests {
     }
 
     #[test]
+    fn isolated_bridges_are_kept_from_all_others() {
+        let mut rules = two();
+        rules.bridges.swap_remove(1);
+        rules.bridges[0].isolated = true;
+        assert!(rules.needs(Family::V4, Table::Mangle) && !rules.needs(Family::V6, Table::Mangle));
+        assert_eq!(
+            render(&rules, Family::V4, Table::Mangle, "C", false),
+            "*mangle\n:C - [0:0]\n-A C -m conntrack --ctstate DNAT -j RETURN\n-A C -i fl-aaa -o fl-aaa -j RETURN\n\
+             -A C -i fl-+ -o fl-aaa -j DROP\n-A C -i fl-aaa -o fl-+ -j DROP\n\
+             -A C -i docker_gwbridge -o fl-aaa -j DROP\nCOMMIT\n"
+        );
+    }
+
+    #[test]
     fn a_table_without_rules_is_not_needed() {
         let plain = RuleSet { bridges: two().bridges[..1].to_vec() };
         assert!(plain.needs(Family::V4, Table::Filter) && !plain.needs(Family::V4, Table::Mangle));
         assert!(!plain.needs(Family::V6, Table::Filter) && two().needs(Family::V6, Table::Mangle));
         assert!(!RuleSet::default().needs(Family::V4, Table::Filter));
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn rules_are_in_place_when_set_returns_and_are_put_back() {
-        let firewall = FakeFirewall::default();
-        let guard = Guard::start(firewall.clone());
-        guard.set(two).await;
-        assert_eq!(firewall.applied(), [two()]);
-        tokio::time::advance(RESYNC).await;
-        while firewall.applied().len() < 2 {
-            tokio::task::yield_now().await;
-        }
-        assert_eq!(firewall.applied()[1], two());
-        guard.set(RuleSet::default).await;
-        assert_eq!(firewall.applied().last(), Some(&RuleSet::default()));
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn a_firewall_that_hangs_or_fails_keeps_no_call_for_long() {
-        let firewall = FakeFirewall::default();
-        let guard = Guard::start(firewall.clone());
-        firewall.hang(true);
-        let started = tokio::time::Instant::now();
-        guard.set(two).await;
-        assert_eq!(started.elapsed(), PATIENCE);
-        firewall.hang(false);
-        firewall.fail(true);
-        guard.set(two).await;
-        firewall.fail(false);
-        guard.set(two).await;
-        assert_eq!(firewall.applied().last(), Some(&two()));
     }
 }

@@ -2,8 +2,10 @@
 //!
 //! The file is read at each use: flanneld may start after us, and may come back with another subnet.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::path::{Path, PathBuf};
+use std::str::FromStr;
 
 use flannel_core::subnet_env::SubnetEnv;
 use ipnet::IpNet;
@@ -63,6 +65,42 @@ impl fmt::Display for Lease {
     }
 }
 
+/// The name of another daemon's flannel network: that of its subnet file without `.env`.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct FlannelName(String);
+
+impl FlannelName {
+    const MAX: usize = 64;
+}
+
+impl fmt::Display for FlannelName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl FromStr for FlannelName {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self, Error> {
+        let letters = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.');
+        if text.is_empty() || text.len() > Self::MAX || text.starts_with('.') || !text.bytes().all(letters) {
+            return Err(Error::Request {
+                what: format!("flannel network {text:?}"),
+                reason: format!(
+                    "must be the name of a subnet file without .env: at most {} letters, digits, '-', '_' and '.'",
+                    Self::MAX
+                ),
+            });
+        }
+        Ok(Self(text.to_owned()))
+    }
+}
+
+/// Leases by flannel network; the daemon's without a name is under `None`.
+pub type Leases = BTreeMap<Option<FlannelName>, Lease>;
+
 /// Where the lease is to be read.
 #[derive(Debug, Clone)]
 pub struct SubnetFile(pub PathBuf);
@@ -80,6 +118,31 @@ impl SubnetFile {
         Ok(env.into())
     }
 
+    /// The leases of these flannel networks, as far as they can be read.
+    pub fn leases<'a>(&self, of: impl IntoIterator<Item = &'a Option<FlannelName>>) -> Leases {
+        let read = |name: &Option<FlannelName>| Some((name.clone(), self.of(name.as_ref()).read().ok()?));
+        of.into_iter().filter_map(read).collect()
+    }
+
+    /// The file of another daemon's flannel network, which is beside this one; this one itself without a name.
+    pub fn of(&self, flannel: Option<&FlannelName>) -> Self {
+        match flannel {
+            Some(name) => Self(self.path().with_file_name(format!("{name}.env"))),
+            None => self.clone(),
+        }
+    }
+
+    /// The flannel networks that have a file beside this one.
+    pub fn others(&self) -> Vec<FlannelName> {
+        let dir = self.path().parent().and_then(|dir| std::fs::read_dir(dir).ok());
+        let files = dir.into_iter().flatten().filter_map(|entry| entry.ok()?.file_name().into_string().ok());
+        let own = self.path().file_name().and_then(|n| n.to_str());
+        let others = files.filter(|file| Some(file.as_str()) != own);
+        let mut names: Vec<_> = others.filter_map(|file| file.strip_suffix(".env")?.parse().ok()).collect();
+        names.sort_unstable();
+        names
+    }
+
     /// The file's path.
     pub fn path(&self) -> &Path {
         &self.0
@@ -95,6 +158,22 @@ mod tests {
 
     fn net(text: &str) -> IpNet {
         text.parse().unwrap()
+    }
+
+    #[test]
+    fn another_daemons_file_is_beside_ours() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = SubnetFile(dir.path().join("subnet.env"));
+        for name in ["subnet.env", "red.env", "blue.env", "notes.txt", ".env"] {
+            std::fs::write(dir.path().join(name), ENV).unwrap();
+        }
+        let others: Vec<_> = file.others().iter().map(ToString::to_string).collect();
+        assert_eq!(others, ["blue", "red"]);
+        assert_eq!(file.of(Some(&"blue".parse().unwrap())).path(), dir.path().join("blue.env"));
+        assert_eq!(file.of(None).path(), file.path());
+        for bad in ["", "../x", ".hidden", "a b", &"x".repeat(65)] {
+            assert!(bad.parse::<FlannelName>().unwrap_err().to_string().contains("without .env"), "{bad:?}");
+        }
     }
 
     #[test]

@@ -36,6 +36,9 @@ pub struct CableSpec {
     pub mtu: u32,
     /// Of the container's end.
     pub mac: Mac,
+    /// Whether the bridge may send a packet back to the container it came from: one that reaches itself by a published
+    /// port does, where the port is translated on the bridge (`br_netfilter`).
+    pub hairpin: bool,
 }
 
 /// A route of the host that is not the default route.

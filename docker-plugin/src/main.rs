@@ -4,13 +4,15 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use flannel_core::flags::Stop;
-use flannel_docker::driver::{Driver, Settings};
+use flannel_docker::driver::{Driver, Guards, Settings};
 use flannel_docker::engine::Engine;
 use flannel_docker::firewall::Guard;
 use flannel_docker::firewall::iptables::Iptables;
 use flannel_docker::lease::SubnetFile;
 use flannel_docker::links::netlink::Netlink;
+use flannel_docker::nat::nft::Nft;
 use flannel_docker::opts::{self, Opts, PROGRAM};
+use flannel_docker::ready::Ready;
 use flannel_docker::{doctor, server, socket, state};
 use tokio::signal::unix::{SignalKind, signal};
 use tracing::{Level, error, info, warn};
@@ -102,13 +104,14 @@ async fn run(opts: Opts) -> Result<(), String> {
 
     let store = state::Store::open(&opts.state_dir).map_err(|e| e.to_string())?;
     let links = Netlink::open(&opts.state_dir.display().to_string()).map_err(|e| format!("no netlink socket: {e}"))?;
-    let guard = Guard::start(Iptables::new(opts.chain()));
+    let guards =
+        Guards { forward: Guard::start(Iptables::new(opts.chain())), nat: Guard::start(Nft::new(opts.table())) };
     let settings = Settings {
         name: name.clone(),
         subnet_file: SubnetFile(opts.subnet_file.clone()),
         engine: Engine::at(opts.docker_socket.clone()),
     };
-    let driver = Arc::new(Driver::new(settings, store, links, guard));
+    let driver = Arc::new(Driver::new(settings, store, links, guards));
     let (listener, file) = socket::listen(&opts.socket).await?;
     info!("driver {name} on {}, lease from {}", opts.socket.display(), opts.subnet_file.display());
 
@@ -122,6 +125,16 @@ async fn run(opts: Opts) -> Result<(), String> {
             driver.watch().await;
         }
     });
+    let ready = (!opts.docker_network.is_empty()).then(|| {
+        let ready = Ready {
+            name: opts.docker_network,
+            options: opts.docker_network_options,
+            driver: name,
+            docker_socket: opts.docker_socket,
+            subnet_file: SubnetFile(opts.subnet_file),
+        };
+        tokio::spawn(ready.keep())
+    });
     let stop = async move {
         tokio::select! {
             _ = terminate.recv() => {}
@@ -133,5 +146,8 @@ async fn run(opts: Opts) -> Result<(), String> {
     };
     let served = server::serve(listener, driver, stop).await.map_err(|e| format!("socket: {e}"));
     restoring.abort();
+    if let Some(ready) = ready {
+        ready.abort();
+    }
     served
 }

@@ -26,6 +26,10 @@ pub struct Opts {
     pub state_dir: PathBuf,
     /// Where Docker is asked which networks and containers it has; empty for never.
     pub docker_socket: PathBuf,
+    /// The network to be made in Docker and kept there; none if empty.
+    pub docker_network: String,
+    /// Its `-o` options.
+    pub docker_network_options: Vec<(String, String)>,
     /// 0 tells what is done, 1 and more every call.
     pub verbosity: i64,
     /// Say the version and go.
@@ -44,6 +48,8 @@ impl Default for Opts {
             subnet_file: subnet_env::DEFAULT_PATH.into(),
             state_dir: STATE_DIR.into(),
             docker_socket: DOCKER_SOCKET.into(),
+            docker_network: String::new(),
+            docker_network_options: Vec::new(),
             verbosity: 0,
             version: false,
             fix: false,
@@ -83,6 +89,18 @@ const FLAGS: &[Flag<Opts>] = &[
         default: DOCKER_SOCKET,
         help: "where Docker is asked which networks and containers it has; empty for never",
     },
+    Flag {
+        name: "docker-network",
+        set: Set::Text(|o, v| o.docker_network = v),
+        default: "",
+        help: "make and keep a Docker network of this name, so that \"docker run --network NAME\" just works",
+    },
+    Flag {
+        name: "docker-network-options",
+        set: Set::Text(|o, v| o.docker_network_options = options(&v)),
+        default: "",
+        help: "its -o options, as flannel.gateway=true,flannel.isolation=false",
+    },
     Flag { name: "v", set: Set::Int(|o, v| o.verbosity = v), default: "0", help: "1 and more log every call" },
     Flag {
         name: "version",
@@ -93,6 +111,14 @@ const FLAGS: &[Flag<Opts>] = &[
     Flag { name: "fix", set: Set::Bool(|o, v| o.fix = v), default: "false", help: "doctor: put right what can be" },
     Flag { name: "json", set: Set::Bool(|o, v| o.json = v), default: "false", help: "doctor: report as JSON" },
 ];
+
+/// `a=b,c=d`
+fn options(text: &str) -> Vec<(String, String)> {
+    let words = text.split(',').map(str::trim).filter(|w| !w.is_empty());
+    words
+        .map(|w| w.split_once('=').map_or((w.to_owned(), String::new()), |(k, v)| (k.to_owned(), v.to_owned())))
+        .collect()
+}
 
 impl Opts {
     /// Reads `args`, without the program's name, and the environment.
@@ -116,6 +142,11 @@ impl Opts {
             Some(name) if self.socket.extension().is_some_and(|e| e == "sock") => Ok(name.to_owned()),
             _ => Err(format!("-socket={socket}: Docker finds plugins by files NAME.sock; choose such a name")),
         }
+    }
+
+    /// The nftables table of our own ports and ways out; one for each instance, too.
+    pub fn table(&self) -> String {
+        self.chain().to_lowercase()
     }
 
     /// The chain of our forward rules: one name for the usual state, another for each further instance on the host.
@@ -163,6 +194,13 @@ mod tests {
         assert_eq!(opts.subnet_file.to_str(), Some("/tmp/subnet.env"));
         assert_eq!((opts.verbosity, opts.state_dir.to_str()), (2, Some(STATE_DIR)));
         assert!(matches!(read(&["-etcd-endpoints=x"], &[]), Err(Stop::Unknown(_))));
+    }
+
+    #[test]
+    fn the_ready_networks_options_are_a_list() {
+        let (opts, _) = read(&["-docker-network=net", "-docker-network-options=a=b, c=d=e,,f"], &[]).unwrap();
+        let expected = [("a", "b"), ("c", "d=e"), ("f", "")].map(|(k, v)| (k.to_owned(), v.to_owned()));
+        assert_eq!((opts.docker_network.as_str(), opts.docker_network_options), ("net", expected.to_vec()));
     }
 
     #[test]

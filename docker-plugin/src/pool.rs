@@ -3,7 +3,7 @@
 //! Addresses are handed out in turn, so that one just given back is the last to be used again: what others remember
 //! of its last owner (neighbour entries, connections, DNS answers) has time to fade.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use ipnet::IpNet;
@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::address::{from_number, hosts, number};
 use crate::error::Error;
+use crate::lease::FlannelName;
 
 /// A part of the lease whose addresses we hand out for Docker.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -21,9 +22,18 @@ pub struct Pool {
     pub range: IpNet,
     /// The network it was made for, once Docker has created that.
     pub network: Option<String>,
+    /// `-o` or `--ipam-opt flannel.network`: another daemon's flannel network.
+    #[serde(default)]
+    pub flannel: Option<FlannelName>,
     used: BTreeSet<IpAddr>,
     last: Option<IpAddr>,
+    /// Who had which address last, so that a container that starts again gets its own.
+    #[serde(default)]
+    regulars: BTreeMap<String, IpAddr>,
 }
+
+/// How many of them are remembered.
+const REGULARS: usize = 1024;
 
 impl Pool {
     /// A pool with every address free. Ranges too small for a gateway and a container are refused.
@@ -31,7 +41,15 @@ impl Pool {
         if hosts(&subnet).is_none() {
             return Err(Error::PoolTooSmall { pool: subnet });
         }
-        Ok(Self { subnet, range, network: None, used: BTreeSet::new(), last: None })
+        Ok(Self {
+            subnet,
+            range,
+            network: None,
+            flannel: None,
+            used: BTreeSet::new(),
+            last: None,
+            regulars: BTreeMap::new(),
+        })
     }
 
     /// The first address, the gateway's unless the user chooses another.
@@ -66,27 +84,57 @@ impl Pool {
         Ok(())
     }
 
-    /// Takes the next free address of the range.
-    pub fn allocate(&mut self) -> Result<IpAddr, Error> {
-        let exhausted = |used: usize| Error::PoolExhausted { pool: self.range, used, network: self.network.clone() };
+    /// Takes a free address of the range: the one that `who` had before, else the next that nobody is known to come
+    /// back for, else the next.
+    pub fn allocate(&mut self, who: Option<&str>) -> Result<IpAddr, Error> {
+        let exhausted = |used: usize| Error::PoolExhausted {
+            pool: self.range,
+            used,
+            network: self.network.clone(),
+            users: String::new(),
+        };
         let (first, last) = self.span().ok_or_else(|| exhausted(self.used.len()))?;
+        let own = who.and_then(|who| self.regulars.get(who)).copied();
+        let own = own.filter(|a| !self.used.contains(a) && (first..=last).contains(&number(*a)));
+        let kept: BTreeSet<_> = self.regulars.values().copied().collect();
+        let next =
+            own.or_else(|| self.next(first, last, |a| !kept.contains(&a)).or_else(|| self.next(first, last, |_| true)));
+        let Some(address) = next else {
+            let range = from_number(first, &self.subnet)..=from_number(last, &self.subnet);
+            return Err(exhausted(self.used.range(range).count()));
+        };
+        self.used.insert(address);
+        if own.is_none() {
+            self.last = Some(address);
+            self.regulars.retain(|_, a| *a != address);
+        }
+        if let Some(who) = who {
+            if self.regulars.len() >= REGULARS && !self.regulars.contains_key(who) {
+                self.regulars.retain(|_, a| self.used.contains(a));
+            }
+            self.regulars.insert(who.to_owned(), address);
+        }
+        Ok(address)
+    }
+
+    /// The next free address after the last one given that will do.
+    fn next(&self, first: u128, last: u128, will_do: impl Fn(IpAddr) -> bool) -> Option<IpAddr> {
         let start = match self.last.map(number) {
             Some(n) if (first..last).contains(&n) => n + 1,
             _ => first,
         };
-        // Among `used + 1` addresses one is free, unless the range is shorter than that.
-        let tries = (self.used.len() as u128 + 1).min(last - first + 1);
+        // Among so many addresses one is neither used nor kept, unless the range is shorter than that.
+        let tries = (self.used.len() + self.regulars.len()) as u128 + 1;
+        let tries = tries.min(last - first + 1);
         let mut candidate = start;
         for _ in 0..tries {
             let address = from_number(candidate, &self.subnet);
-            if self.used.insert(address) {
-                self.last = Some(address);
-                return Ok(address);
+            if !self.used.contains(&address) && will_do(address) {
+                return Some(address);
             }
             candidate = if candidate == last { first } else { candidate + 1 };
         }
-        let in_range = self.used.iter().filter(|a| (first..=last).contains(&number(**a))).count();
-        Err(exhausted(in_range))
+        None
     }
 
     /// Gives an address back; one that nobody has is no mistake.
@@ -119,13 +167,13 @@ mod tests {
     fn a_freed_address_is_the_last_to_come_again() {
         let mut pool = pool("10.5.72.0/29", "10.5.72.0/29");
         pool.claim(pool.first()).unwrap();
-        assert_eq!(pool.allocate().unwrap(), ip("10.5.72.2"));
-        assert_eq!(pool.allocate().unwrap(), ip("10.5.72.3"));
+        assert_eq!(pool.allocate(None).unwrap(), ip("10.5.72.2"));
+        assert_eq!(pool.allocate(None).unwrap(), ip("10.5.72.3"));
         pool.release(ip("10.5.72.2"));
         for expected in ["10.5.72.4", "10.5.72.5", "10.5.72.6", "10.5.72.2"] {
-            assert_eq!(pool.allocate().unwrap(), ip(expected));
+            assert_eq!(pool.allocate(None).unwrap(), ip(expected));
         }
-        let full = pool.allocate().unwrap_err().to_string();
+        let full = pool.allocate(None).unwrap_err().to_string();
         assert!(full.contains("10.5.72.0/29") && full.contains("6 in use"), "{full}");
     }
 
@@ -134,9 +182,9 @@ mod tests {
         let mut pool = pool("10.5.72.0/24", "10.5.72.252/30");
         pool.claim(ip("10.5.72.1")).unwrap();
         pool.claim(ip("10.5.72.253")).unwrap();
-        assert_eq!(pool.allocate().unwrap(), ip("10.5.72.252"));
-        assert_eq!(pool.allocate().unwrap(), ip("10.5.72.254"));
-        assert!(pool.allocate().unwrap_err().to_string().contains("3 in use"));
+        assert_eq!(pool.allocate(None).unwrap(), ip("10.5.72.252"));
+        assert_eq!(pool.allocate(None).unwrap(), ip("10.5.72.254"));
+        assert!(pool.allocate(None).unwrap_err().to_string().contains("3 in use"));
     }
 
     #[test]
@@ -156,10 +204,40 @@ mod tests {
     fn works_in_ipv6_without_counting_to_its_end() {
         let mut pool = pool("fd00:5::/64", "fd00:5::/64");
         pool.claim(pool.first()).unwrap();
-        assert_eq!(pool.allocate().unwrap(), ip("fd00:5::2"));
+        assert_eq!(pool.allocate(None).unwrap(), ip("fd00:5::2"));
         pool.claim(ip("fd00:5::ffff:ffff:ffff:ffff")).unwrap();
         pool.last = Some(ip("fd00:5::ffff:ffff:ffff:fffe"));
-        assert_eq!(pool.allocate().unwrap(), ip("fd00:5::3"));
+        assert_eq!(pool.allocate(None).unwrap(), ip("fd00:5::3"));
+    }
+
+    #[test]
+    fn who_comes_back_gets_the_same_address() {
+        let mut pool = pool("10.5.72.0/29", "10.5.72.0/29");
+        pool.claim(pool.first()).unwrap();
+        let web = pool.allocate(Some("web")).unwrap();
+        pool.release(web);
+        // Others take it last.
+        for expected in ["10.5.72.3", "10.5.72.4", "10.5.72.5"] {
+            assert_eq!(pool.allocate(None).unwrap(), ip(expected));
+        }
+        pool.release(ip("10.5.72.3"));
+        assert_eq!(pool.allocate(Some("web")).unwrap(), web);
+        // A second one of that name meanwhile has another.
+        assert_eq!(pool.allocate(Some("web")).unwrap(), ip("10.5.72.6"));
+        pool.release(web);
+        assert_eq!(pool.allocate(None).unwrap(), web, "nobody is known to come back for it any more");
+        assert_eq!(pool.allocate(None).unwrap(), ip("10.5.72.3"));
+        assert!(pool.allocate(Some("web")).is_err());
+    }
+
+    #[test]
+    fn not_more_than_so_many_are_remembered() {
+        let mut pool = pool("10.5.0.0/16", "10.5.0.0/16");
+        for n in 0..2 * REGULARS {
+            let address = pool.allocate(Some(&n.to_string())).unwrap();
+            pool.release(address);
+        }
+        assert!(pool.regulars.len() <= REGULARS, "{}", pool.regulars.len());
     }
 
     // Every address handed out is unique, in the range, and none is lost: compared with a plain set.
@@ -170,7 +248,7 @@ mod tests {
         let mut held = BTreeSet::new();
         for _ in 0..5_000 {
             if rng.bool() {
-                match pool.allocate() {
+                match pool.allocate(None) {
                     Ok(a) => assert!(held.insert(a) && (ip("10.5.72.32")..=ip("10.5.72.62")).contains(&a), "{a}"),
                     Err(_) => assert_eq!(held.len(), 31),
                 }

@@ -14,7 +14,7 @@ use ipnet::IpNet;
 
 use crate::engine::DockerNetwork;
 use crate::error::short;
-use crate::lease::Lease;
+use crate::lease::Leases;
 use crate::links::Owned;
 use crate::names;
 use crate::state::{Network, State};
@@ -30,8 +30,8 @@ pub struct View<'a> {
     pub docker: Option<&'a [DockerNetwork]>,
     /// Our devices.
     pub devices: &'a [Owned],
-    /// The host's lease, where there is one.
-    pub lease: Option<&'a Lease>,
+    /// The host's leases, by flannel network (`flannel.network`), as far as there are any.
+    pub leases: &'a Leases,
 }
 
 /// Something that is not as it should be. IDs are whole.
@@ -278,7 +278,7 @@ fn compare_network(
     }
     let gone = network.endpoints.keys().filter(|e| !docker.endpoints.contains_key(*e));
     found.extend(gone.map(|e| Difference::EndpointGone { network: id.to_owned(), endpoint: e.clone() }));
-    if network.address_space == view.address_space {
+    if network.address_space == view.address_space || network.is_without_ipam() {
         compare_addresses(view.state, id, network, docker, found);
     }
 }
@@ -314,7 +314,7 @@ fn compare_kernel(view: &View<'_>, found: &mut BTreeSet<Difference>) {
         let Ok(name) = names::bridge(id) else { continue };
         let name = name.to_string();
         known.insert(name.clone());
-        if let Some(lease) = view.lease
+        if let Some(lease) = view.leases.get(&network.flannel)
             && let Some(subnet) = network.subnets.iter().find(|s| !lease.holds(&s.pool))
         {
             // Its bridge is left alone: another host has the range now, or will have it.

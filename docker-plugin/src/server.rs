@@ -87,9 +87,9 @@ pub fn router<L: Links>(driver: Arc<Driver<L>>, calls: &TaskTracker) -> Router {
         .call("NetworkDriver.Join", Role::Network, |d, r| async move { d.join(r).await })
         .call("NetworkDriver.Leave", Role::Network, |d, r| async move { d.leave(r).await })
         .call("NetworkDriver.EndpointOperInfo", Role::Network, |_, _: EndpointCall| async { Ok(OperInfo::default()) })
-        // Ports are published by Docker itself, on docker_gwbridge.
-        .fixed("NetworkDriver.ProgramExternalConnectivity", &Empty {})
-        .fixed("NetworkDriver.RevokeExternalConnectivity", &Empty {})
+        // Only for networks with flannel.gateway=true: on others Docker publishes ports itself, on docker_gwbridge.
+        .call("NetworkDriver.ProgramExternalConnectivity", Role::Network, |d, r| async move { d.program(r).await })
+        .call("NetworkDriver.RevokeExternalConnectivity", Role::Network, |d, r| async move { d.revoke(r).await })
         // Swarm: addresses are given by each host's lease, so there is nothing to agree upon.
         .fixed("NetworkDriver.AllocateNetwork", &Allocated::default())
         .fixed("NetworkDriver.FreeNetwork", &Empty {})

@@ -16,8 +16,9 @@ use serde::{Deserialize, Serialize};
 use tracing::{error, warn};
 
 use crate::error::Error;
-use crate::lease::Side;
+use crate::lease::{FlannelName, Side};
 use crate::pool::Pool;
+use crate::ports::Port;
 
 /// The version of the file's layout this program writes; it reads no newer one.
 const VERSION: u32 = 1;
@@ -27,6 +28,9 @@ const FILE: &str = "state.json";
 
 /// How the name of a pool without PoolID begins.
 const LOST: &str = "lost-";
+
+/// The address space of networks made with `--ipam-driver null`.
+pub const WITHOUT_IPAM: &str = "null";
 
 /// Everything we remember.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -52,6 +56,15 @@ pub struct Network {
     pub mtu_option: Option<u32>,
     /// `--internal`.
     pub internal: bool,
+    /// `-o flannel.gateway=true`: the way out leads through the bridge.
+    #[serde(default)]
+    pub gateway: bool,
+    /// Whether other flannel networks of the host are kept out.
+    #[serde(default)]
+    pub isolated: bool,
+    /// `-o flannel.network`: another daemon's flannel network.
+    #[serde(default)]
+    pub flannel: Option<FlannelName>,
     /// The lease's MTU when it was last read, for a rebuild before flanneld is up.
     pub lease_mtu: u32,
     /// The lease when it was last read, in the network's families.
@@ -61,6 +74,11 @@ pub struct Network {
 }
 
 impl Network {
+    /// Whether Docker leaves its addresses to the driver (`--ipam-driver null`).
+    pub fn is_without_ipam(&self) -> bool {
+        self.address_space == WITHOUT_IPAM
+    }
+
     /// The MTU of its bridge and of new interfaces.
     pub fn mtu(&self) -> u32 {
         self.mtu_option.unwrap_or(self.lease_mtu)
@@ -86,6 +104,9 @@ pub struct Endpoint {
     pub mac: Mac,
     /// The container it is in, where another network's routes may be there too.
     pub sandbox: Option<String>,
+    /// What is published while its container's way out leads through us.
+    #[serde(default)]
+    pub ports: Vec<Port>,
 }
 
 mod mac_text {
@@ -115,6 +136,20 @@ impl Default for State {
 }
 
 impl State {
+    /// The pools of a network.
+    pub fn pools_of(&self, network: &str) -> impl Iterator<Item = (&String, &Pool)> {
+        self.pools.iter().filter(move |(_, pool)| pool.network.as_deref() == Some(network))
+    }
+
+    /// Gives addresses back to the pools of a network.
+    pub fn give_back(&mut self, network: &str, addresses: &[IpNet]) {
+        for pool in self.pools.values_mut().filter(|pool| pool.network.as_deref() == Some(network)) {
+            for address in addresses {
+                pool.release(address.addr());
+            }
+        }
+    }
+
     /// A PoolID that was never used before: were it made from the range alone, a late release for a deleted network
     /// could hit a live one. The range is in it, too, for [`State::pool_mut`].
     pub fn new_pool_id(&mut self, subnet: IpNet) -> String {

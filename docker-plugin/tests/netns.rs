@@ -70,6 +70,7 @@ fn cable(mtu: u32) -> CableSpec {
         bridge: name("fl-111111111111"),
         mtu,
         mac: "02:00:0a:05:48:02".parse().unwrap(),
+        hairpin: false,
     }
 }
 
@@ -213,7 +214,9 @@ fn sees_the_routes_docker_sees() {
 }
 
 fn rules(internal: bool, flannel: &[&str]) -> RuleSet {
-    RuleSet { bridges: vec![Bridge { name: name("fl-111111111111"), internal, flannel: nets(flannel) }] }
+    RuleSet {
+        bridges: vec![Bridge { name: name("fl-111111111111"), internal, isolated: false, flannel: nets(flannel) }],
+    }
 }
 
 #[test]

@@ -9,6 +9,11 @@ use super::{Options, null_is_default};
 /// In the options of a `RequestAddress` for the gateway: the kind of address.
 pub const ADDRESS_TYPE: &str = "RequestAddressType";
 
+/// In the options of a `RequestAddress` for a container, from Docker 29 on: the container's name.
+const NAME: &str = "com.docker.network.endpoint.name";
+/// The same where the driver asks for it (`RequiresMACAddress`): the hardware address.
+const MAC: &str = "com.docker.network.endpoint.macaddress";
+
 /// The value of [`ADDRESS_TYPE`], and the key of `Data` that tells the gateway with the pool.
 pub const GATEWAY: &str = "com.docker.network.gateway";
 
@@ -43,6 +48,9 @@ pub struct RequestPool {
     /// `--ip-range`, or empty.
     #[serde(default)]
     pub sub_pool: String,
+    /// `--ipam-opt`
+    #[serde(default, deserialize_with = "null_is_default")]
+    pub options: BTreeMap<String, String>,
     /// IPv6 is asked for.
     #[serde(default, rename = "V6")]
     pub v6: bool,
@@ -88,6 +96,11 @@ impl RequestAddress {
     /// Whether the address is to be the network's gateway.
     pub fn is_for_gateway(&self) -> bool {
         self.options.get(ADDRESS_TYPE).and_then(|v| v.as_str()) == Some(GATEWAY)
+    }
+
+    /// What tells whom the address is for, if Docker says so.
+    pub fn who(&self) -> Option<&str> {
+        [NAME, MAC].into_iter().find_map(|key| self.options.get(key)?.as_str()).filter(|who| !who.is_empty())
     }
 }
 

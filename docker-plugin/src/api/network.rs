@@ -95,11 +95,18 @@ pub struct CreatedEndpoint {
 }
 
 /// What we decided for the interface.
-#[derive(Debug, PartialEq, Eq, Serialize)]
+#[derive(Debug, Default, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "PascalCase")]
 pub struct ChosenInterface {
-    /// The hardware address.
-    pub mac_address: String,
+    /// IPv4 with its prefix length, where Docker had none to give.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub address: Option<String>,
+    /// IPv6.
+    #[serde(rename = "AddressIPv6", skip_serializing_if = "Option::is_none")]
+    pub address_ipv6: Option<String>,
+    /// The hardware address, if the user chose none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub mac_address: Option<String>,
 }
 
 /// `Join`
@@ -116,7 +123,22 @@ pub struct Join {
     pub sandbox_key: String,
 }
 
-/// `Leave`, `DeleteEndpoint`, `EndpointOperInfo` and the calls we only nod to.
+/// `ProgramExternalConnectivity`
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+pub struct Program {
+    /// The network.
+    #[serde(rename = "NetworkID")]
+    pub network_id: String,
+    /// The endpoint.
+    #[serde(rename = "EndpointID")]
+    pub endpoint_id: String,
+    /// What is published.
+    #[serde(default, deserialize_with = "null_is_default")]
+    pub options: Options,
+}
+
+/// `Leave`, `DeleteEndpoint`, `EndpointOperInfo`, `RevokeExternalConnectivity`.
 #[derive(Debug, Deserialize)]
 pub struct EndpointCall {
     /// The network.
@@ -127,12 +149,18 @@ pub struct EndpointCall {
     pub endpoint_id: String,
 }
 
-/// Answer to `Join`. No gateway: Docker then gives the container its own way out (`docker_gwbridge`), and with it `-p`.
+/// Answer to `Join`. Without a gateway Docker gives the container its own way out (`docker_gwbridge`), and with it `-p`.
 #[derive(Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "PascalCase")]
 pub struct Joined {
     /// The interface to move.
     pub interface_name: InterfaceName,
+    /// Where the default route leads, if through us.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub gateway: Option<String>,
+    /// The same of IPv6.
+    #[serde(rename = "GatewayIPv6", skip_serializing_if = "Option::is_none")]
+    pub gateway_ipv6: Option<String>,
     /// The way to the other hosts' containers.
     pub static_routes: Vec<StaticRoute>,
 }

@@ -21,19 +21,13 @@ impl<L: Links> Driver<L> {
         let CreateEndpoint { network_id, endpoint_id, interface } = request;
         let network = self.network(&network_id)?;
         names::host_end(&endpoint_id)?;
-        let lease = self.subnet_file.read()?;
+        let lease = self.lease_of(&network)?;
         self.check_lease(&network_id, &network, &lease)?;
 
         let mut addresses = Vec::new();
         for text in [&interface.address, &interface.address_ipv6].into_iter().filter(|a| !a.is_empty()) {
             addresses.push(read_address(text, &network)?);
         }
-        let Some(chosen) = names::mac_for_all(&addresses) else {
-            return Err(Error::Request {
-                what: format!("endpoint {}", short(&endpoint_id)),
-                reason: format!("has no address: recreate network {} with an IPAM driver", short(&network_id)),
-            });
-        };
         let given: Option<Mac> = match interface.mac_address.as_str() {
             "" => None,
             text => Some(text.parse().map_err(|e| Error::Request {
@@ -41,24 +35,48 @@ impl<L: Links> Driver<L> {
                 reason: format!("{e}"),
             })?),
         };
-        let endpoint = Endpoint { addresses, mac: given.unwrap_or(chosen), sandbox: None };
         let add = |s: &mut State| {
             let missing = || Error::UnknownNetwork { id: short(&network_id).to_owned() };
+            let network = s.networks.get(&network_id).ok_or_else(missing)?;
+            // Said twice: with our own addresses the first answer stands.
+            let before = network.endpoints.get(&endpoint_id).cloned();
+            let chosen = match &before {
+                Some(endpoint) if network.is_without_ipam() => endpoint.addresses.clone(),
+                _ if network.is_without_ipam() => own_addresses(s, &network_id, given)?,
+                _ => Vec::new(),
+            };
+            let addresses: Vec<_> = addresses.iter().chain(&chosen).copied().collect();
+            let Some(mac) = given.or_else(|| names::mac_for_all(&addresses)) else {
+                return Err(Error::Request {
+                    what: format!("endpoint {}", short(&endpoint_id)),
+                    reason: format!("has no address: recreate network {} with an IPAM driver", short(&network_id)),
+                });
+            };
+            let endpoint = Endpoint { addresses, mac, sandbox: None, ports: Vec::new() };
             let network = s.networks.get_mut(&network_id).ok_or_else(missing)?;
             network.lease_mtu = lease.mtu;
-            Ok(network.endpoints.insert(endpoint_id.clone(), endpoint))
+            network.endpoints.insert(endpoint_id.clone(), endpoint);
+            Ok((before, chosen, mac))
         };
-        let undo = |s: &mut State, before: Option<Endpoint>| {
+        let undo = |s: &mut State, (before, chosen, _): (Option<Endpoint>, Vec<IpNet>, Mac)| {
             let Some(network) = s.networks.get_mut(&network_id) else { return };
             match before {
-                Some(endpoint) => network.endpoints.insert(endpoint_id.clone(), endpoint),
-                None => network.endpoints.remove(&endpoint_id),
-            };
+                Some(endpoint) => drop(network.endpoints.insert(endpoint_id.clone(), endpoint)),
+                None => {
+                    network.endpoints.remove(&endpoint_id);
+                    s.give_back(&network_id, &chosen);
+                }
+            }
         };
-        self.store.change(add, undo).await?;
+        let (_, chosen, mac) = self.store.change(add, undo).await.map_err(|e| self.with_users(e))?;
         // An answer that repeats what Docker has decided fails the container, even if it is the same.
-        let interface = given.is_none().then(|| ChosenInterface { mac_address: chosen.to_string() });
-        Ok(CreatedEndpoint { interface })
+        let of_family = |v6: bool| chosen.iter().find(|a| a.addr().is_ipv6() == v6).map(ToString::to_string);
+        let interface = ChosenInterface {
+            address: of_family(false),
+            address_ipv6: of_family(true),
+            mac_address: given.is_none().then(|| mac.to_string()),
+        };
+        Ok(CreatedEndpoint { interface: Some(interface).filter(|i| *i != ChosenInterface::default()) })
     }
 
     /// Makes the cable that Docker moves into the container, and tells it the way to the other hosts.
@@ -73,6 +91,7 @@ impl<L: Links> Driver<L> {
             bridge: names::bridge(&network_id)?,
             mtu: network.mtu(),
             mac: endpoint.mac,
+            hairpin: network.gateway,
         };
         {
             // After a reboot, or at the hand of somebody else, the bridge may be gone: nobody would tell us.
@@ -82,14 +101,21 @@ impl<L: Links> Driver<L> {
         let static_routes = self.routes_in(&sandbox_key, &network_id, &network, &endpoint_id).await?;
         self.links.make_cable(&cable).await?;
         debug!("endpoint {}: {} in network {}", short(&endpoint_id), cable.host, short(&network_id));
+        let gateway = |v6: bool| {
+            let ours = network.subnets.iter().filter(|_| network.gateway).map(|s| s.gateway.addr());
+            ours.into_iter().find(|a| a.is_ipv6() == v6).map(|a| a.to_string())
+        };
         Ok(Joined {
             interface_name: InterfaceName { src_name: cable.container.to_string(), dst_prefix: "eth" },
+            gateway: gateway(false),
+            gateway_ipv6: gateway(true),
             static_routes,
         })
     }
 
     /// Removes the cable, with the end that is in the container.
     pub async fn leave(&self, request: EndpointCall) -> Result<Empty, Error> {
+        self.unpublish(&request.network_id, &request.endpoint_id).await;
         self.remove_cable(&request.endpoint_id).await;
         Ok(Empty {})
     }
@@ -97,10 +123,13 @@ impl<L: Links> Driver<L> {
     /// Forgets the endpoint, and removes the cable where no Leave came.
     pub async fn delete_endpoint(&self, request: EndpointCall) -> Result<Empty, Error> {
         let EndpointCall { network_id, endpoint_id } = request;
+        self.unpublish(&network_id, &endpoint_id).await;
         self.store
             .forget(|s| {
-                if let Some(network) = s.networks.get_mut(&network_id) {
-                    network.endpoints.remove(&endpoint_id);
+                let Some(network) = s.networks.get_mut(&network_id) else { return };
+                let Some(endpoint) = network.endpoints.remove(&endpoint_id) else { return };
+                if network.is_without_ipam() {
+                    s.give_back(&network_id, &endpoint.addresses);
                 }
             })
             .await;
@@ -147,10 +176,31 @@ impl<L: Links> Driver<L> {
         }
     }
 
-    fn network(&self, id: &str) -> Result<Network, Error> {
+    pub(super) fn network(&self, id: &str) -> Result<Network, Error> {
         let network = self.store.read(|s| s.networks.get(id).cloned());
         network.ok_or_else(|| Error::UnknownNetwork { id: short(id).to_owned() })
     }
+}
+
+/// An address of each of the network's pools, for a container that Docker gives none. The user's hardware address tells
+/// who it is.
+fn own_addresses(state: &mut State, network_id: &str, mac: Option<Mac>) -> Result<Vec<IpNet>, Error> {
+    let who = mac.map(|m| m.to_string());
+    let mut chosen = Vec::new();
+    let ids: Vec<_> = state.pools_of(network_id).map(|(id, _)| id.clone()).collect();
+    for id in ids {
+        let Some(pool) = state.pools.get_mut(&id) else { continue };
+        let length = pool.subnet.prefix_len();
+        match pool.allocate(who.as_deref()) {
+            Ok(address) => chosen.extend(IpNet::new(address, length)),
+            Err(e) => {
+                state.give_back(network_id, &chosen);
+                return Err(e);
+            }
+        }
+    }
+    chosen.sort_by_key(|a| a.addr().is_ipv6());
+    Ok(chosen)
 }
 
 fn read_address(text: &str, network: &Network) -> Result<IpNet, Error> {

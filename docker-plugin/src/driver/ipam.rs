@@ -15,6 +15,7 @@ use ipnet::{IpNet, Ipv4Net};
 use tokio::time::Instant;
 use tracing::{debug, info, warn};
 
+use super::options::NETWORK;
 use super::{Birth, Driver};
 use crate::address::{free_part, overlap};
 use crate::api::Empty;
@@ -22,13 +23,16 @@ use crate::api::ipam::{
     AddressGiven, AddressSpaces, GATEWAY, PoolGiven, ReleaseAddress, ReleasePool, RequestAddress, RequestPool,
 };
 use crate::error::{Error, short};
-use crate::lease::Side;
+use crate::lease::{FlannelName, Side};
 use crate::links::{HostRoute, Links};
 use crate::pool::Pool;
 use crate::state::State;
 
 /// Where Docker reads name servers; the second is systemd-resolved's.
 const RESOLV_CONF: [&str; 2] = ["/etc/resolv.conf", "/run/systemd/resolve/resolv.conf"];
+
+/// How many containers the line about a full pool names.
+const NAMED: usize = 8;
 
 /// A range somebody has.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -50,7 +54,7 @@ pub(super) fn claims(state: &State) -> Vec<Claim> {
 
 /// What we give for a request without a pool of its own.
 #[derive(Debug, PartialEq, Eq)]
-struct Choice {
+pub(super) struct Choice {
     subnet: IpNet,
     /// Docker must not compare it with the host's routes.
     unchecked: bool,
@@ -69,7 +73,10 @@ impl<L: Links> Driver<L> {
     pub async fn request_pool(&self, request: RequestPool) -> Result<PoolGiven, Error> {
         let asked = read_net("pool", &request.pool)?;
         let range = read_net("range", &request.sub_pool)?;
-        let lease = self.subnet_file.read()?;
+        let named = request.options.get(NETWORK).map(|name| name.parse()).transpose()?;
+        let flannel: Option<FlannelName> = named.or_else(|| asked.and_then(|pool| self.find_flannel(&pool)));
+        let flannel = flannel.as_ref();
+        let lease = self.subnet_file.of(flannel).read()?;
         let v6 = asked.map_or(request.v6, |pool| matches!(pool, IpNet::V6(_)));
         let side = lease.side(v6).ok_or_else(|| Error::NoFamily {
             lease: lease.to_string(),
@@ -84,7 +91,7 @@ impl<L: Links> Driver<L> {
         }
         let routes = self.links.routes().await?;
         if let Some(pool) = asked.filter(|p| !side.subnet.contains(p)) {
-            return Err(self.foreign(pool, side, &lease, &routes));
+            return Err(self.foreign(pool, side, flannel, &lease, &routes));
         }
         let now = Instant::now();
         let add = |s: &mut State| {
@@ -93,8 +100,8 @@ impl<L: Links> Driver<L> {
             let mut claims = claims(s);
             claims.retain(|c| c.network.is_some() || !abandoned.iter().any(|id| s.pools[id].subnet == c.subnet));
             let mut choice = match asked {
-                Some(pool) => self.check_asked(s, pool, side, &claims, &routes)?,
-                None => self.choose(s, side, &claims, &routes)?,
+                Some(pool) => self.check_asked(s, pool, side, flannel, &claims, &routes)?,
+                None => self.choose(s, side, flannel, &claims, &routes)?,
             };
             choice.unchecked |= !refused.is_empty() && !v6;
             let range = range.unwrap_or(choice.subnet);
@@ -102,6 +109,7 @@ impl<L: Links> Driver<L> {
                 return Err(Error::RangeOutside { range, pool: choice.subnet });
             }
             let mut pool = Pool::new(choice.subnet, range)?;
+            pool.flannel = flannel.cloned();
             let mut data = BTreeMap::new();
             let mut shown = choice.subnet;
             if choice.unchecked {
@@ -140,21 +148,18 @@ impl<L: Links> Driver<L> {
                 reason: "is no IP address".to_owned(),
             })?),
         };
-        let take = |s: &mut State| {
-            let pool = s.pool_mut(id).ok_or_else(|| Error::UnknownPool { id: id.clone() })?;
-            let address = match wanted {
-                Some(address) => pool.claim(address).map(|()| address),
-                None if request.is_for_gateway() => pool.claim(pool.first()).map(|()| pool.first()),
-                None => pool.allocate(),
-            }?;
-            Ok((address, pool.subnet.prefix_len()))
-        };
         let give_back = |s: &mut State, (address, _)| {
-            if let Some(pool) = s.pool_mut(id) {
+            if let Some(pool) = s.pools.get_mut(id) {
                 pool.release(address);
             }
         };
-        let (address, length) = self.store.change(take, give_back).await?;
+        let mut given = self.store.change(|s| take(s, &request, wanted), give_back).await;
+        if let Err(Error::PoolExhausted { .. }) = given {
+            // Addresses may have leaked while we were away; and the look tells us who has the others.
+            self.want_look().await;
+            given = self.store.change(|s| take(s, &request, wanted), give_back).await;
+        }
+        let (address, length) = given.map_err(|e| self.with_users(e))?;
         Ok(AddressGiven { address: format!("{address}/{length}"), data: BTreeMap::new() })
     }
 
@@ -172,6 +177,16 @@ impl<L: Links> Driver<L> {
             })
             .await;
         Ok(Empty {})
+    }
+
+    /// Adds to a pool's exhaustion who has its addresses: container names, or endpoints nobody has named yet.
+    pub(super) fn with_users(&self, error: Error) -> Error {
+        let Error::PoolExhausted { pool, used, network, .. } = error else { return error };
+        let names = self.store.read(|s| {
+            let endpoints = network.as_ref().and_then(|id| s.networks.get(id)).into_iter().flat_map(|n| &n.endpoints);
+            endpoints.map(|(id, _)| self.looks.name_of(id).unwrap_or_else(|| short(id).to_owned())).collect()
+        });
+        Error::PoolExhausted { pool, used, network, users: some_of(names) }
     }
 
     /// Pools that no network came for.
@@ -196,29 +211,37 @@ impl<L: Links> Driver<L> {
         state: &State,
         pool: IpNet,
         side: Side,
+        flannel: Option<&FlannelName>,
         claims: &[Claim],
         routes: &[HostRoute],
     ) -> Result<Choice, Error> {
         if let Some(claim) = claims.iter().find(|c| overlap(&c.subnet, &pool)) {
-            return Err(self.taken(state, pool, side, claim, routes));
+            return Err(self.taken(state, pool, side, flannel, claim, routes));
         }
         let obstacle = obstacles(side, claims, routes).into_iter().find(|(net, _)| overlap(net, &pool));
         match obstacle {
-            Some((net, device)) => Err(self.occupied(state, pool, side, routes, (net, device))),
+            Some((net, device)) => Err(self.occupied(state, pool, side, flannel, routes, (net, device))),
             None => Ok(Choice { subnet: pool, unchecked: false }),
         }
     }
 
-    fn choose(&self, state: &State, side: Side, claims: &[Claim], routes: &[HostRoute]) -> Result<Choice, Error> {
+    pub(super) fn choose(
+        &self,
+        state: &State,
+        side: Side,
+        flannel: Option<&FlannelName>,
+        claims: &[Claim],
+        routes: &[HostRoute],
+    ) -> Result<Choice, Error> {
         if let Some(claim) = claims.iter().find(|c| overlap(&c.subnet, &side.subnet)) {
-            return Err(self.taken(state, side.subnet, side, claim, routes));
+            return Err(self.taken(state, side.subnet, side, flannel, claim, routes));
         }
         let obstacles = obstacles(side, claims, routes);
         let taken: Vec<_> = obstacles.iter().map(|(net, _)| *net).collect();
         let Some(subnet) = free_part(&side.subnet, &taken) else {
             // Without an obstacle the lease itself would have been free.
             let (net, device) = obstacles.into_iter().next().unwrap_or((side.subnet, "this host".to_owned()));
-            return Err(self.occupied(state, side.subnet, side, routes, (net, device)));
+            return Err(self.occupied(state, side.subnet, side, flannel, routes, (net, device)));
         };
         if let Some((net, device)) = obstacles.first() {
             warn!("{net} of lease {} is on {device}: the network gets {subnet}", side.subnet);
@@ -229,20 +252,28 @@ impl<L: Links> Driver<L> {
     }
 
     /// The refusal for a range that another network has.
-    pub(super) fn taken(&self, state: &State, wanted: IpNet, side: Side, claim: &Claim, routes: &[HostRoute]) -> Error {
+    pub(super) fn taken(
+        &self,
+        state: &State,
+        wanted: IpNet,
+        side: Side,
+        flannel: Option<&FlannelName>,
+        claim: &Claim,
+        routes: &[HostRoute],
+    ) -> Error {
         let owner = match &claim.network {
             Some(id) => format!("network {}", short(id)),
             None => "a network that is being created".to_owned(),
         };
         let remedy = match (still_free(state, side, routes), &claim.network) {
             (Some(free), _) => {
-                format!("a part is free: type \"{}\"", self.create_command(&format!("--subnet {free} ")))
+                format!("a part is free: type \"{}\"", self.create_command(flannel, &format!("--subnet {free} ")))
             }
             (None, Some(id)) => format!(
                 "to have several networks, type \"docker network rm {}\" and create each on a part of the lease, as \
                  with \"{}\"",
                 short(id),
-                self.create_command(&half_option(side.subnet))
+                self.create_command(flannel, &half_option(side.subnet))
             ),
             (None, None) => "try again when that is done".to_owned(),
         };
@@ -255,12 +286,13 @@ impl<L: Links> Driver<L> {
         state: &State,
         wanted: IpNet,
         side: Side,
+        flannel: Option<&FlannelName>,
         routes: &[HostRoute],
         (net, device): (IpNet, String),
     ) -> Error {
         let remedy = match still_free(state, side, routes) {
             Some(free) => {
-                format!("a part is free: type \"{}\"", self.create_command(&format!("--subnet {free} ")))
+                format!("a part is free: type \"{}\"", self.create_command(flannel, &format!("--subnet {free} ")))
             }
             None => format!("remove that route (\"ip route show {net}\"), the lease belongs to Docker's networks"),
         };
@@ -286,6 +318,29 @@ pub(super) fn still_free(state: &State, side: Side, routes: &[HostRoute]) -> Opt
     let obstacles = obstacles(side, &claims, routes);
     let taken: Vec<_> = claims.iter().map(|c| c.subnet).chain(obstacles.into_iter().map(|(net, _)| net)).collect();
     free_part(&side.subnet, &taken)
+}
+
+/// The address wanted, the gateway's or the next, with the pool's prefix length.
+fn take(state: &mut State, request: &RequestAddress, wanted: Option<IpAddr>) -> Result<(IpAddr, u8), Error> {
+    let id = &request.pool_id;
+    let pool = state.pool_mut(id).ok_or_else(|| Error::UnknownPool { id: id.clone() })?;
+    let address = match wanted {
+        Some(address) => pool.claim(address).map(|()| address),
+        None if request.is_for_gateway() => pool.claim(pool.first()).map(|()| pool.first()),
+        None => pool.allocate(request.who()),
+    }?;
+    Ok((address, pool.subnet.prefix_len()))
+}
+
+/// Some names, and how many more.
+fn some_of(mut names: Vec<String>) -> String {
+    names.sort_unstable();
+    let more = names.split_off(names.len().min(NAMED)).len();
+    match (names.is_empty(), more) {
+        (true, _) => String::new(),
+        (false, 0) => format!(", by {}", names.join(", ")),
+        (false, more) => format!(", by {} and {more} more", names.join(", ")),
+    }
 }
 
 /// The option for the first half of a lease.

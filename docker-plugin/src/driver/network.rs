@@ -5,36 +5,42 @@ use tokio::time::Instant;
 use tracing::{info, warn};
 
 use super::ipam::{claims, still_free};
+use super::options::{self, NetworkOptions};
 use super::{Birth, Driver, bridge_spec};
 use crate::address::overlap;
+use crate::api::Empty;
 use crate::api::network::{CreateNetwork, DeleteNetwork, IpamData};
-use crate::api::{Empty, Options};
 use crate::error::{Error, short};
-use crate::lease::{Lease, Side};
+use crate::gateway;
+use crate::lease::{FlannelName, Lease, Side};
 use crate::links::{HostRoute, Links};
 use crate::names;
-use crate::state::{Network, State, Subnet};
-
-/// `-o` options come under this key.
-const GENERIC: &str = "com.docker.network.generic";
-const INTERNAL: &str = "com.docker.network.internal";
-const MTU: &str = "com.docker.network.driver.mtu";
-
-/// The least an interface may send: 68 by RFC 791, 1280 by RFC 8200.
-const LEAST_MTU: u32 = 68;
-const LEAST_MTU_V6: u32 = 1280;
-const GREATEST_MTU: u32 = 65_535;
+use crate::nat::nft;
+use crate::pool::Pool;
+use crate::state::{Network, State, Subnet, WITHOUT_IPAM};
 
 impl<L: Links> Driver<L> {
     /// Makes the bridge and remembers the network. Docker sends no DeleteNetwork after a refusal, so that leaves
     /// nothing behind.
     pub async fn create_network(&self, request: CreateNetwork) -> Result<Empty, Error> {
         let id = &request.network_id;
-        let lease = self.subnet_file.read()?;
-        // Only for the commands in refusals.
-        let routes = self.links.routes().await?;
-        let network = self.read_network(&request, &lease, &routes)?;
         let bridge = names::bridge(id)?;
+        let options = NetworkOptions::read(&request.options)?;
+        if options.gateway {
+            let refused = |reason| Error::Request { what: "option flannel.gateway=true".to_owned(), reason };
+            nft::check().await.map_err(refused)?;
+        }
+        let flannel = options.flannel.clone().or_else(|| self.flannel_of(&request));
+        let lease = self.subnet_file.of(flannel.as_ref()).read()?;
+        let options = NetworkOptions { flannel, ..options };
+        // Of the host's routes only for what we choose, and for the commands in refusals.
+        let routes = self.links.routes().await?;
+        if is_without_ipam(&request) {
+            for side in &lease.sides {
+                self.make_room(side.subnet).await;
+            }
+        }
+        let network = self.read_network(&request, options, &lease, &routes)?;
         for subnet in &network.subnets {
             self.make_room(subnet.pool).await;
         }
@@ -49,11 +55,19 @@ impl<L: Links> Driver<L> {
         let mut done = made.map(drop).map_err(Error::from);
         if done.is_ok() {
             let add = |s: &mut State| {
+                // Docker may have asked for a pool meanwhile.
+                self.check_free(s, id, &network, &lease, &routes)?;
+                if network.is_without_ipam() {
+                    make_pools(s, id, &network)?;
+                }
                 s.networks.insert(id.clone(), network.clone());
                 Ok(attach_pools(s, id, &network, &self.address_space()))
             };
             let undo = |s: &mut State, attached: Vec<String>| {
                 s.networks.remove(id);
+                if network.is_without_ipam() {
+                    s.pools.retain(|_, pool| pool.network.as_deref() != Some(id));
+                }
                 for (_, pool) in s.pools.iter_mut().filter(|(id, _)| attached.contains(id)) {
                     pool.network = None;
                 }
@@ -69,9 +83,20 @@ impl<L: Links> Driver<L> {
         }
         drop(held);
         let pools: Vec<_> = network.subnets.iter().map(|s| s.pool.to_string()).collect();
-        let internal = if network.internal { ", internal" } else { "" };
-        info!("network {}: {} on {bridge}, MTU {}{internal}", short(id), pools.join(" and "), network.mtu());
+        let kind = match (network.internal, network.gateway) {
+            (true, _) => ", internal",
+            (_, true) => ", the way out of its containers",
+            _ => "",
+        };
+        info!("network {}: {} on {bridge}, MTU {}{kind}", short(id), pools.join(" and "), network.mtu());
         self.order_rules().await;
+        if network.gateway {
+            gateway::allow_localnet(&bridge);
+            if let Err(reason) = self.order_nat().await {
+                self.remove_network(id).await;
+                return Err(Error::Request { what: "option flannel.gateway=true".to_owned(), reason });
+            }
+        }
         warn_without_forwarding(&network);
         Ok(Empty {})
     }
@@ -94,6 +119,13 @@ impl<L: Links> Driver<L> {
             })
             .await;
         let Some(network) = known else { return };
+        if network.gateway {
+            for endpoint in network.endpoints.keys() {
+                self.let_go(endpoint);
+            }
+            // The guard has told of a failure, and tries on.
+            drop(self.order_nat().await);
+        }
         let cables = network.endpoints.keys().filter_map(|e| names::host_end(e).ok());
         for device in cables.chain(names::bridge(id)) {
             if let Err(e) = self.links.remove(&device).await {
@@ -118,6 +150,7 @@ impl<L: Links> Driver<L> {
     pub(super) fn read_network(
         &self,
         request: &CreateNetwork,
+        options: NetworkOptions,
         lease: &Lease,
         routes: &[HostRoute],
     ) -> Result<Network, Error> {
@@ -125,18 +158,23 @@ impl<L: Links> Driver<L> {
         let v6 = request.ipv6_data.iter().map(|d| (d, true));
         let mut subnets = Vec::new();
         for (data, is_v6) in v4.chain(v6) {
-            subnets.push(self.read_subnet(data, is_v6, lease, routes)?);
+            subnets.push(match data.address_space == WITHOUT_IPAM {
+                true => self.choose_subnet(is_v6, options.flannel.as_ref(), lease, routes)?,
+                false => self.read_subnet(data, is_v6, options.flannel.as_ref(), lease, routes)?,
+            });
         }
         let Some(first) = request.ipv4_data.first().or(request.ipv6_data.first()) else {
             return Err(Error::Request {
                 what: format!("network {}", short(&request.network_id)),
-                reason: format!("has no pool: type \"{}\"", self.create_command("")),
+                reason: format!("has no pool: type \"{}\"", self.create_command(options.flannel.as_ref(), "")),
             });
         };
         let families = lease.sides.iter().filter(|s| subnets.iter().any(|n| same_family(&n.pool, &s.network)));
         let sides = families.copied().collect();
-        let has_v6 = subnets.iter().any(|s| matches!(s.pool, IpNet::V6(_)));
-        let mtu_option = read_mtu(&request.options, has_v6)?;
+        if subnets.iter().any(|s| matches!(s.pool, IpNet::V6(_))) {
+            options.check_mtu_for_v6()?;
+        }
+        let NetworkOptions { mtu: mtu_option, internal, gateway, isolated, flannel } = options;
         if let Some(mtu) = mtu_option.filter(|m| *m > lease.mtu) {
             let id = short(&request.network_id);
             warn!("network {id}: MTU {mtu} is more than flannel carries between hosts ({})", lease.mtu);
@@ -145,38 +183,77 @@ impl<L: Links> Driver<L> {
             subnets,
             address_space: first.address_space.clone(),
             mtu_option,
-            internal: request.options.get(INTERNAL).and_then(serde_json::Value::as_bool).unwrap_or(false),
+            internal,
+            gateway,
+            isolated,
+            flannel,
             lease_mtu: lease.mtu,
             lease: sides,
             endpoints: std::collections::BTreeMap::new(),
         })
     }
 
-    fn read_subnet(&self, data: &IpamData, v6: bool, lease: &Lease, routes: &[HostRoute]) -> Result<Subnet, Error> {
-        let bad = |field: &str, value: &str| Error::Request {
-            what: format!("{field} {value:?}"),
-            reason: "is no address with a prefix length, as 10.5.72.1/24 is".to_owned(),
-        };
-        let mut pool: IpNet = data.pool.parse().map_err(|_| bad("pool", &data.pool))?;
+    /// The flannel network of a request that names none: that of the pool we gave for it, or the one that has its range.
+    fn flannel_of(&self, request: &CreateNetwork) -> Option<FlannelName> {
+        let data = request.ipv4_data.iter().chain(&request.ipv6_data);
+        let pools: Vec<_> = data.filter_map(|d| self.pool_of(d).ok().map(|pool| (pool, &d.address_space))).collect();
+        let pending = self.store.read(|s| {
+            let ours = pools.iter().filter(|(_, space)| **space == self.address_space());
+            let mut found = ours.filter_map(|(pool, _)| {
+                s.pools.values().find(|p| p.network.is_none() && p.subnet == *pool).map(|p| p.flannel.clone())
+            });
+            found.next()
+        });
+        pending.unwrap_or_else(|| pools.first().and_then(|(pool, _)| self.find_flannel(pool)))
+    }
+
+    /// The range that Docker tells us of.
+    fn pool_of(&self, data: &IpamData) -> Result<IpNet, Error> {
+        let pool: IpNet = data.pool.parse().map_err(|_| bad("pool", &data.pool))?;
+        // Where a route of the host covers the lease, our own IPAM answers "everywhere" and tells the range by the
+        // gateway (see `ipam`).
+        match data.gateway.parse::<IpNet>() {
+            Ok(gateway) if pool.prefix_len() == 0 && data.address_space == self.address_space() => Ok(gateway.trunc()),
+            _ => Ok(pool),
+        }
+    }
+
+    /// The range of a network whose addresses Docker leaves to us: what is left of the lease, the largest part of it.
+    fn choose_subnet(
+        &self,
+        v6: bool,
+        flannel: Option<&FlannelName>,
+        lease: &Lease,
+        routes: &[HostRoute],
+    ) -> Result<Subnet, Error> {
+        let side = family(lease, v6)?;
+        let free = self.store.read(|s| match still_free(s, side, routes) {
+            Some(free) => Ok(free),
+            // Something is in the way, or it would have been free.
+            None => Err(self.choose(s, side, flannel, &claims(s), routes).err()),
+        });
+        let full = || Error::PoolTooSmall { pool: side.subnet };
+        let pool = free.map_err(|e| e.unwrap_or_else(full))?;
+        let gateway = Pool::new(pool, pool)?.first();
+        Ok(Subnet { pool, gateway: IpNet::new(gateway, pool.prefix_len()).map_err(|_| full())? })
+    }
+
+    fn read_subnet(
+        &self,
+        data: &IpamData,
+        v6: bool,
+        flannel: Option<&FlannelName>,
+        lease: &Lease,
+        routes: &[HostRoute],
+    ) -> Result<Subnet, Error> {
+        let pool = self.pool_of(data)?;
         let gateway: Option<IpNet> = match data.gateway.as_str() {
             "" => None,
             text => Some(text.parse().map_err(|_| bad("gateway", text))?),
         };
-        let side = lease.side(v6).ok_or_else(|| Error::NoFamily {
-            lease: lease.to_string(),
-            family: if v6 { "IPv6" } else { "IPv4" },
-            option: if v6 { "--ipv6" } else { "the IPv4 pool" },
-        })?;
-        // Where a route of the host covers the lease, our own IPAM answers "everywhere" and tells the range by the
-        // gateway (see `ipam`).
-        if pool.prefix_len() == 0
-            && data.address_space == self.address_space()
-            && let Some(gateway) = gateway
-        {
-            pool = gateway.trunc();
-        }
+        let side = family(lease, v6)?;
         if !side.subnet.contains(&pool) {
-            return Err(self.foreign(pool, side, lease, routes));
+            return Err(self.foreign(pool, side, flannel, lease, routes));
         }
         let missing = || Error::Request {
             what: format!("pool {pool}"),
@@ -193,20 +270,30 @@ impl<L: Links> Driver<L> {
     }
 
     /// Says what to type instead of a pool that is not ours.
-    pub(super) fn foreign(&self, pool: IpNet, side: Side, lease: &Lease, routes: &[HostRoute]) -> Error {
+    pub(super) fn foreign(
+        &self,
+        pool: IpNet,
+        side: Side,
+        flannel: Option<&FlannelName>,
+        lease: &Lease,
+        routes: &[HostRoute],
+    ) -> Error {
         let free = |side: Side| self.store.read(|s| still_free(s, side, routes)).unwrap_or(side.subnet);
         let part = free(side);
-        let mut options = String::new();
+        let mut families = String::new();
         if matches!(side.subnet, IpNet::V6(_)) {
-            options.push_str("--ipv6 ");
+            families.push_str("--ipv6 ");
             if let Some(v4) = lease.side(false) {
-                options.push_str(&format!("--subnet {} ", free(v4)));
+                families.push_str(&format!("--subnet {} ", free(v4)));
             }
         }
-        let plain = format!("docker network create -d {} {options}--subnet {part} NAME", self.name);
-        let whole = options.is_empty() && part == side.subnet;
-        let ipam =
-            if whole { self.create_command("") } else { self.create_command(&format!("{options}--subnet {part} ")) };
+        let named = flannel.map(|name| format!("-o {}={name} ", options::NETWORK)).unwrap_or_default();
+        let plain = format!("docker network create -d {} {named}{families}--subnet {part} NAME", self.name);
+        let whole = families.is_empty() && part == side.subnet;
+        let ipam = match whole {
+            true => self.create_command(flannel, ""),
+            false => self.create_command(flannel, &format!("{families}--subnet {part} ")),
+        };
         Error::ForeignPool { pool, lease: side.subnet, ipam, plain }
     }
 
@@ -228,10 +315,47 @@ impl<L: Links> Driver<L> {
                 .into_iter()
                 .find(|c| c.network.as_deref() != Some(id) && overlap(&c.subnet, &subnet.pool) && !own(c));
             if let (Some(claim), Some(side)) = (other, lease.side_of(&subnet.pool)) {
-                return Err(self.taken(state, subnet.pool, side, &claim, routes));
+                return Err(self.taken(state, subnet.pool, side, network.flannel.as_ref(), &claim, routes));
             }
         }
         Ok(())
+    }
+}
+
+/// Whether Docker leaves all addresses to us.
+fn is_without_ipam(request: &CreateNetwork) -> bool {
+    request.ipv4_data.iter().chain(&request.ipv6_data).any(|d| d.address_space == WITHOUT_IPAM)
+}
+
+/// The pools of a network whose addresses Docker leaves to us.
+fn make_pools(state: &mut State, id: &str, network: &Network) -> Result<(), Error> {
+    let mut pools = Vec::new();
+    for subnet in &network.subnets {
+        let mut pool = Pool::new(subnet.pool, subnet.pool)?;
+        pool.claim(subnet.gateway.addr())?;
+        pool.network = Some(id.to_owned());
+        pool.flannel.clone_from(&network.flannel);
+        pools.push(pool);
+    }
+    for pool in pools {
+        let pool_id = state.new_pool_id(pool.subnet);
+        state.pools.insert(pool_id, pool);
+    }
+    Ok(())
+}
+
+fn family(lease: &Lease, v6: bool) -> Result<Side, Error> {
+    lease.side(v6).ok_or_else(|| Error::NoFamily {
+        lease: lease.to_string(),
+        family: if v6 { "IPv6" } else { "IPv4" },
+        option: if v6 { "--ipv6" } else { "the IPv4 pool" },
+    })
+}
+
+fn bad(field: &str, value: &str) -> Error {
+    Error::Request {
+        what: format!("{field} {value:?}"),
+        reason: "is no address with a prefix length, as 10.5.72.1/24 is".to_owned(),
     }
 }
 
@@ -249,19 +373,6 @@ fn attach_pools(state: &mut State, id: &str, network: &Network, ours: &str) -> V
         }
     }
     attached
-}
-
-fn read_mtu(options: &Options, v6: bool) -> Result<Option<u32>, Error> {
-    let Some(value) = options.get(GENERIC).and_then(|g| g.get(MTU)) else { return Ok(None) };
-    let text = value.as_str().map_or_else(|| value.to_string(), str::to_owned);
-    let least = if v6 { LEAST_MTU_V6 } else { LEAST_MTU };
-    match text.parse() {
-        Ok(mtu) if (least..=GREATEST_MTU).contains(&mtu) => Ok(Some(mtu)),
-        _ => Err(Error::Request {
-            what: format!("option {MTU}={text}"),
-            reason: format!("must be a number of bytes from {least} to {GREATEST_MTU}; leave it out for flannel's own"),
-        }),
-    }
 }
 
 fn same_family(a: &IpNet, b: &IpNet) -> bool {

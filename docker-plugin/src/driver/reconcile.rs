@@ -9,6 +9,7 @@ use tokio::time::{Instant, timeout};
 use tracing::{debug, info, warn};
 
 use super::Driver;
+use super::options::{self, NetworkOptions};
 use crate::api::network::{CreateNetwork, EndpointCall, IpamData};
 use crate::engine::{DockerNetwork, DockerPool};
 use crate::error::{Error, short};
@@ -16,7 +17,7 @@ use crate::links::{Links, Owned};
 use crate::names;
 use crate::pool::Pool;
 use crate::reconcile::{Difference, Remedy, View, compare};
-use crate::state::{Endpoint, Network, State};
+use crate::state::{Endpoint, Network, State, WITHOUT_IPAM};
 
 /// How often Docker is asked when nothing is the matter. After a start, or a call that was lost, it is asked more
 /// often, since the end of what it is about may take it a minute.
@@ -142,14 +143,14 @@ impl<L: Links> Driver<L> {
                 return Looked { silent, ..Looked::default() };
             }
         };
-        let lease = self.subnet_file.read().ok();
+        let leases = self.subnet_file.leases(state.networks.values().map(|n| &n.flannel));
         let address_space = self.address_space();
         let view = View {
             address_space: &address_space,
             state: &state,
             docker: docker.as_deref(),
             devices: &devices,
-            lease: lease.as_ref(),
+            leases: &leases,
         };
         let found = compare(&view);
         let mut looked = Looked { silent, ..Looked::default() };
@@ -166,8 +167,13 @@ impl<L: Links> Driver<L> {
                 },
             }
         }
+        if let Some(docker) = &docker {
+            self.looks.meet(docker);
+        }
         if !looked.done.is_empty() {
             self.order_rules().await;
+            // The guard has told of a failure, and tries on.
+            drop(self.order_nat().await);
         }
         self.tell(&looked.left);
         looked
@@ -295,12 +301,20 @@ impl<L: Links> Driver<L> {
     async fn adopt_network(&self, docker: &DockerNetwork, devices: &[Owned]) -> Result<bool, Error> {
         let id = &docker.id;
         let bridge = names::bridge(id)?;
-        let lease = self.subnet_file.read()?;
+        let here = devices.iter().find(|d| d.name == bridge.as_str());
+        let named = docker.options.get(options::NETWORK).map(|name| name.parse()).transpose()?;
+        let known = docker.pools.iter().map(|p| p.subnet).chain(here.iter().flat_map(|b| b.addresses.iter().copied()));
+        let flannel =
+            named.or_else(|| known.filter(|n| n.prefix_len() > 0).find_map(|n| self.find_flannel(&n.trunc())));
+        let lease = self.subnet_file.of(flannel.as_ref()).read()?;
         let routes = self.links.routes().await?;
         let space = if docker.ipam_driver == "default" { "LocalDefault".to_owned() } else { self.address_space() };
-        let here = devices.iter().find(|d| d.name == bridge.as_str());
         let request = creation(docker, &space, here, &lease)?;
-        let mut network = self.read_network(&request, &lease, &routes)?;
+        let options = NetworkOptions { flannel, ..NetworkOptions::read(&request.options)? };
+        let mut network = self.read_network(&request, options, &lease, &routes)?;
+        if docker.ipam_driver == WITHOUT_IPAM {
+            WITHOUT_IPAM.clone_into(&mut network.address_space);
+        }
         let known =
             docker.endpoints.iter().filter_map(|(e, d)| Some((e.clone(), read_endpoint(&d.addresses, &d.mac)?)));
         network.endpoints = known.collect();
@@ -383,6 +397,7 @@ fn lost_pools(id: &str, network: &Network, docker: &DockerNetwork) -> Result<Vec
         let told = docker.pools.iter().find(|p| p.subnet == subnet.pool);
         let mut pool = Pool::new(subnet.pool, told.and_then(|t| t.range).unwrap_or(subnet.pool))?;
         pool.network = Some(id.to_owned());
+        pool.flannel.clone_from(&network.flannel);
         let containers = network.endpoints.values().flat_map(|e| &e.addresses).map(|a| a.addr());
         let auxiliary = docker.pools.iter().flat_map(|p| p.auxiliary.iter().copied());
         let taken: BTreeSet<_> = containers.chain(auxiliary).chain([subnet.gateway.addr()]).collect();
@@ -396,5 +411,10 @@ fn lost_pools(id: &str, network: &Network, docker: &DockerNetwork) -> Result<Vec
 
 fn read_endpoint(addresses: &[ipnet::IpNet], mac: &str) -> Option<Endpoint> {
     let chosen = names::mac_for_all(addresses)?;
-    Some(Endpoint { addresses: addresses.to_vec(), mac: mac.parse().unwrap_or(chosen), sandbox: None })
+    Some(Endpoint {
+        addresses: addresses.to_vec(),
+        mac: mac.parse().unwrap_or(chosen),
+        sandbox: None,
+        ports: Vec::new(),
+    })
 }

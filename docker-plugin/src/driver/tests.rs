@@ -29,6 +29,7 @@ const DUAL: &str = "FLANNEL_NETWORK=10.5.0.0/16\nFLANNEL_SUBNET=10.5.72.1/24\nFL
 struct Host {
     dir: tempfile::TempDir,
     firewall: FakeFirewall,
+    nat: FakeFirewall<Nat>,
     driver: Driver<FakeLinks>,
 }
 
@@ -36,19 +37,19 @@ impl Host {
     fn new(subnet_env: &str) -> Self {
         let dir = tempfile::tempdir().unwrap();
         std::fs::write(env_path(dir.path()), subnet_env).unwrap();
-        let firewall = FakeFirewall::default();
-        let driver = start(dir.path(), &firewall, Interfaces::default());
-        Self { dir, firewall, driver }
+        let (firewall, nat) = (FakeFirewall::default(), FakeFirewall::default());
+        let driver = start(dir.path(), &firewall, &nat, Interfaces::default());
+        Self { dir, firewall, nat, driver }
     }
 
     /// The plugin ends and another starts, on the same kernel unless it is given another.
     async fn restart(self, kernel: Option<Interfaces>) -> Self {
-        let Self { dir, firewall, driver } = self;
+        let Self { dir, firewall, nat, driver } = self;
         let kernel = kernel.unwrap_or_else(|| driver.links.interfaces().clone());
         drop(driver);
-        let driver = start(dir.path(), &firewall, kernel);
+        let driver = start(dir.path(), &firewall, &nat, kernel);
         driver.restore().await;
-        Self { dir, firewall, driver }
+        Self { dir, firewall, nat, driver }
     }
 
     fn lease(&self, subnet_env: &str) {
@@ -70,7 +71,7 @@ impl Host {
 
     async fn pool(&self, subnet: &str) -> Result<crate::api::ipam::PoolGiven, Error> {
         let v6 = subnet.contains(':');
-        self.driver.request_pool(RequestPool { pool: subnet.to_owned(), sub_pool: String::new(), v6 }).await
+        self.driver.request_pool(read(json!({"Pool": subnet, "V6": v6}))).await
     }
 
     async fn address(&self, pool_id: &str, wanted: &str) -> Result<String, Error> {
@@ -124,7 +125,7 @@ impl Host {
         let interface = json!({"Address": address, "AddressIPv6": "", "MacAddress": mac});
         let request: CreateEndpoint =
             read(json!({"NetworkID": network, "EndpointID": id, "Interface": interface, "Options": {}}));
-        Ok(self.driver.create_endpoint(request).await?.interface.map(|i| i.mac_address))
+        Ok(self.driver.create_endpoint(request).await?.interface.and_then(|i| i.mac_address))
     }
 
     async fn join(&self, network: &str, endpoint: &str) -> Result<Joined, Error> {
@@ -142,7 +143,7 @@ impl Host {
     }
 }
 
-fn start(dir: &Path, firewall: &FakeFirewall, kernel: Interfaces) -> Driver<FakeLinks> {
+fn start(dir: &Path, firewall: &FakeFirewall, nat: &FakeFirewall<Nat>, kernel: Interfaces) -> Driver<FakeLinks> {
     let settings = Settings {
         name: "flannel".to_owned(),
         subnet_file: SubnetFile(env_path(dir)),
@@ -150,7 +151,8 @@ fn start(dir: &Path, firewall: &FakeFirewall, kernel: Interfaces) -> Driver<Fake
     };
     let links = FakeLinks::default();
     *links.interfaces() = kernel;
-    Driver::new(settings, Store::open(&dir.join("state")).unwrap(), links, Guard::start(firewall.clone()))
+    let guards = Guards { forward: Guard::start(firewall.clone()), nat: Guard::start(nat.clone()) };
+    Driver::new(settings, Store::open(&dir.join("state")).unwrap(), links, guards)
 }
 
 fn env_path(dir: &Path) -> PathBuf {

@@ -3,22 +3,22 @@
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
-use super::{Firewall, RuleSet};
+use super::{Firewall, RuleSet, Rules};
 
 /// Remembers what was applied; clones share their memory.
 #[derive(Debug, Clone, Default)]
-pub struct FakeFirewall(Arc<Mutex<Inner>>);
+pub struct FakeFirewall<R = RuleSet>(Arc<Mutex<Inner<R>>>);
 
 #[derive(Debug, Default)]
-struct Inner {
-    applied: Vec<RuleSet>,
+struct Inner<R> {
+    applied: Vec<R>,
     hangs: bool,
     fails: bool,
 }
 
-impl FakeFirewall {
+impl<R: Clone> FakeFirewall<R> {
     /// All rule sets, in turn.
-    pub fn applied(&self) -> Vec<RuleSet> {
+    pub fn applied(&self) -> Vec<R> {
         self.inner().applied.clone()
     }
 
@@ -32,13 +32,13 @@ impl FakeFirewall {
         self.inner().fails = fails;
     }
 
-    fn inner(&self) -> MutexGuard<'_, Inner> {
+    fn inner(&self) -> MutexGuard<'_, Inner<R>> {
         self.0.lock().unwrap()
     }
 }
 
-impl Firewall for FakeFirewall {
-    async fn apply(&self, rules: &RuleSet) -> Result<(), String> {
+impl<R: Rules> Firewall<R> for FakeFirewall<R> {
+    async fn apply(&self, rules: &R) -> Result<(), String> {
         let mut step = tokio::time::interval(Duration::from_millis(100));
         while self.inner().hangs {
             step.tick().await;

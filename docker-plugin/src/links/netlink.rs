@@ -9,7 +9,7 @@ use ipnet::IpNet;
 use rtnetlink::packet_route::address::{AddressAttribute, AddressHeaderFlags, AddressMessage};
 use rtnetlink::packet_route::link::{InfoData, InfoKind, InfoVeth, LinkAttribute, LinkFlags, LinkInfo, LinkMessage};
 use rtnetlink::packet_route::route::{RouteAddress, RouteAttribute, RouteHeader, RouteMessage};
-use rtnetlink::{Handle, LinkBridge, LinkMessageBuilder, LinkUnspec, LinkVeth, RouteMessageBuilder};
+use rtnetlink::{Handle, LinkBridge, LinkBridgePort, LinkMessageBuilder, LinkUnspec, LinkVeth, RouteMessageBuilder};
 use rustix::io::Errno;
 use tokio::task::JoinHandle;
 use tracing::warn;
@@ -145,14 +145,21 @@ impl Links for Netlink {
         };
         let action = || format!("making cable {} to {}", spec.host, spec.container);
         match self.handle.link().add(cable()).execute().await.map_err(|e| Refusal::of(&e)) {
-            Ok(()) => return self.mark_cable(&spec.host).await,
-            Err(Refusal::Exists) => {}
+            Ok(()) => {}
+            Err(Refusal::Exists) => {
+                // Left over from a call whose answer Docker never got.
+                self.remove(&spec.host).await?;
+                self.remove(&spec.container).await?;
+                self.handle.link().add(cable()).execute().await.map_err(|e| Refusal::of(&e).error(action()))?;
+            }
             Err(other) => return Err(other.error(action())),
         }
-        // Left over from a call whose answer Docker never got.
-        self.remove(&spec.host).await?;
-        self.remove(&spec.container).await?;
-        self.handle.link().add(cable()).execute().await.map_err(|e| Refusal::of(&e).error(action()))?;
+        self.mark_cable(&spec.host).await?;
+        if spec.hairpin {
+            let port = LinkBridgePort::new(self.index(spec.host.as_str()).await?).hairpin(true).build();
+            let set = self.handle.link().set_port(port).execute().await;
+            set.map_err(|e| Refusal::of(&e).error(format!("letting {} answer itself", spec.host)))?;
+        }
         self.mark_cable(&spec.host).await
     }
 

@@ -2,7 +2,7 @@ use std::collections::BTreeMap;
 
 use super::*;
 use crate::engine::{DockerEndpoint, DockerPool};
-use crate::lease::Side;
+use crate::lease::{Lease, Side};
 use crate::pool::Pool;
 use crate::state::{Endpoint, Subnet};
 
@@ -74,7 +74,7 @@ fn found(four: &Four) -> Vec<Difference> {
         state: &four.state,
         docker: Some(&four.docker),
         devices: &four.devices,
-        lease: Some(&four.lease),
+        leases: &BTreeMap::from([(None, four.lease.clone())]),
     };
     compare(&view).into_iter().collect()
 }
@@ -92,8 +92,13 @@ fn where_all_agree_nothing_differs() {
 fn a_silent_docker_is_held_against_nobody() {
     let mut four = agreed();
     four.state.networks.get_mut(N).unwrap().endpoints.clear();
-    let view =
-        View { address_space: "flannel-local", state: &four.state, docker: None, devices: &four.devices, lease: None };
+    let view = View {
+        address_space: "flannel-local",
+        state: &four.state,
+        docker: None,
+        devices: &four.devices,
+        leases: &BTreeMap::new(),
+    };
     assert_eq!(compare(&view), BTreeSet::new());
 }
 

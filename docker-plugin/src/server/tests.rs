@@ -8,7 +8,7 @@ use serde_json::Value;
 use tower::ServiceExt as _;
 
 use super::*;
-use crate::driver::Settings;
+use crate::driver::{Guards, Settings};
 use crate::engine::Engine;
 use crate::firewall::Guard;
 use crate::firewall::fake::FakeFirewall;
@@ -34,8 +34,9 @@ impl Plugin {
         let settings =
             Settings { name: "flannel".to_owned(), subnet_file: SubnetFile(path), engine: Engine::at(PathBuf::new()) };
         let store = Store::open(&dir.path().join("state")).unwrap();
-        let guard = Guard::start(FakeFirewall::default());
-        let driver = Arc::new(Driver::new(settings, store, FakeLinks::default(), guard));
+        let guards =
+            Guards { forward: Guard::start(FakeFirewall::default()), nat: Guard::start(FakeFirewall::default()) };
+        let driver = Arc::new(Driver::new(settings, store, FakeLinks::default(), guards));
         Self { _dir: dir, driver, calls: TaskTracker::new() }
     }
 

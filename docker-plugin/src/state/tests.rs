@@ -11,6 +11,9 @@ fn network() -> Network {
         address_space: "LocalDefault".to_owned(),
         mtu_option: None,
         internal: false,
+        gateway: false,
+        isolated: true,
+        flannel: None,
         lease_mtu: 1450,
         lease: vec![Side { network: "10.5.0.0/16".parse().unwrap(), subnet: "10.5.72.0/24".parse().unwrap() }],
         endpoints: BTreeMap::from([(
@@ -19,6 +22,7 @@ fn network() -> Network {
                 addresses: vec!["10.5.72.2/24".parse().unwrap()],
                 mac: "02:00:0a:05:48:02".parse().unwrap(),
                 sandbox: Some("/var/run/docker/netns/6465ec84fc4b".to_owned()),
+                ports: Vec::new(),
             },
         )]),
     }

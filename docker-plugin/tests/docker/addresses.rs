@@ -23,21 +23,26 @@ fn a_foreign_pool_is_refused_and_the_line_says_what_to_type() {
     assert_eq!(plugin.leftovers(&[]), Vec::<String>::new());
 }
 
+/// Lets other flannel networks of the host in.
+const OPEN: &str = "flannel.isolation=false";
+
 #[test]
 fn dockers_own_addresses_inside_the_lease() {
     let plugin = Plugin::start();
     let (low, high) = (format!("{}.0/25", plugin.lease), format!("{}.128/25", plugin.lease));
     let gateway = plugin.ip(126);
-    let said =
-        plugin.create(&["--subnet", &low, "--gateway", &gateway, "-o", "com.docker.network.driver.mtu=1400"], "low");
+    let said = plugin.create(
+        &["--subnet", &low, "--gateway", &gateway, "-o", "com.docker.network.driver.mtu=1400", "-o", OPEN],
+        "low",
+    );
     assert!(said.ok, "{}", said.stderr);
-    plugin.network(&["--subnet", &high], "high");
+    plugin.network(&["--subnet", &high, "-o", OPEN], "high");
     plugin.must_run("low", "a", &["--ip", &plugin.ip(50)]);
     plugin.must_run("high", "b", &["--ip", &plugin.ip(200)]);
     let link = plugin.exec("a", &["ip", "addr", "show", "eth0"]).stdout;
     assert!(link.contains("mtu 1400"), "{link}");
     assert!(link.contains(&format!("{}/25", plugin.ip(50))), "{link}");
-    // Parts of one lease reach each other through the host.
+    // Parts of one lease, told to be open, reach each other through the host.
     plugin.must_ping("a", &plugin.ip(200));
     plugin.must_ping("b", &plugin.ip(126));
     // A container in both, joined while it runs.

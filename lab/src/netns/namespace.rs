@@ -8,6 +8,7 @@ use std::marker::PhantomData;
 use std::os::fd::AsFd as _;
 use std::path::Path;
 use std::process::Command;
+use std::sync::{PoisonError, RwLock};
 use std::thread::{self, JoinHandle};
 
 use rustix::process::{Pid, Signal, kill_process};
@@ -18,6 +19,9 @@ use super::{Context, Error, Result, SOON, cgroups, eventually};
 
 const PREFIX: &str = "fllab-";
 const DIRECTORY: &str = "/run/netns";
+
+/// Whether namespaces may be made: not any more once an interrupted program has begun to clean up.
+static OPEN: RwLock<bool> = RwLock::new(true);
 
 /// Proof that the current thread is inside a [`Namespace`]; functions that open sockets ask for it. It can't leave
 /// its thread.
@@ -32,18 +36,33 @@ pub struct Inside {
 pub struct Namespace {
     name: String,
     file: File,
+    ours: bool,
 }
 
 impl Namespace {
     /// Makes `fllab-<pid>-<lab>-<role>` with the loopback interface up.
     pub fn create(lab: usize, role: &str) -> Result<Self> {
+        let open = OPEN.read().unwrap_or_else(PoisonError::into_inner);
+        if !*open {
+            return Err(Error::new("interrupted"));
+        }
         let name = format!("{}{role}", prefix(lab));
         output(Command::new("ip").args(["netns", "add", &name]))?;
         let path = Path::new(DIRECTORY).join(&name);
         let file = File::open(&path).context(|| path.display().to_string())?;
-        let made = Self { name, file };
+        let made = Self { name, file, ours: true };
+        drop(open);
         made.ip("link set lo up")?;
+        // Root may ping without a raw socket, as in Docker's containers.
+        made.sysctl("net/ipv4/ping_group_range", "0 0")?;
         Ok(made)
+    }
+
+    /// The namespace of this name, made and owned by another process: not removed when dropped.
+    pub fn of_other(name: &str) -> Result<Self> {
+        let path = Path::new(DIRECTORY).join(name);
+        let file = File::open(&path).context(|| path.display().to_string())?;
+        Ok(Self { name: name.to_owned(), file, ours: false })
     }
 
     /// The name `ip netns` knows it by.
@@ -109,7 +128,11 @@ impl Namespace {
 
 impl Drop for Namespace {
     fn drop(&mut self) {
-        if let Err(e) = remove(&self.name) {
+        // Clean-up after an interruption may have been quicker.
+        if self.ours
+            && Path::new(DIRECTORY).join(&self.name).exists()
+            && let Err(e) = remove(&self.name)
+        {
             eprintln!("{e}");
         }
     }
@@ -143,34 +166,47 @@ pub(super) fn prefix(lab: usize) -> String {
     format!("{PREFIX}{}-{lab}-", std::process::id())
 }
 
-/// Removes what test processes that were killed could not remove themselves: namespaces with the programs in them,
-/// cgroups, temporary files.
+/// For a program that was interrupted: no namespace can be made any more, and all that this process made goes, with the
+/// programs inside.
+pub fn abandon() {
+    *OPEN.write().unwrap_or_else(PoisonError::into_inner) = false;
+    let own = format!("{PREFIX}{}-", std::process::id());
+    sweep_where(|name| name.starts_with(&own));
+}
+
+/// Removes what processes that were killed could not remove themselves: namespaces with the programs in them, cgroups,
+/// temporary files.
 pub(super) fn sweep() {
-    for name in leftovers(Path::new(DIRECTORY)) {
+    sweep_where(is_orphan);
+}
+
+fn sweep_where(wanted: impl Fn(&str) -> bool) {
+    // Another process may be quicker with what nobody owns.
+    for name in names(Path::new(DIRECTORY)).into_iter().filter(|name| wanted(name)) {
         if let Err(e) = remove(&name) {
-            // Another test process may have been quicker.
-            eprintln!("left over from a killed test: {e}");
+            eprintln!("left over from a killed lab: {e}");
         }
     }
-    for name in cgroups::names().into_iter().filter(|name| is_orphan(name)) {
+    for name in cgroups::names().into_iter().filter(|name| wanted(name)) {
         if let Err(e) = cgroups::remove(&name) {
-            eprintln!("left over from a killed test: {e}");
+            eprintln!("left over from a killed lab: {e}");
         }
     }
     let temporary = std::env::temp_dir();
-    for path in leftovers(&temporary).map(|name| temporary.join(name)) {
+    for path in names(&temporary).into_iter().filter(|name| wanted(name)).map(|name| temporary.join(name)) {
         if let Err(e) = std::fs::remove_dir_all(&path) {
-            eprintln!("left over from a killed test: {}: {e}", path.display());
+            eprintln!("left over from a killed lab: {}: {e}", path.display());
         }
     }
 }
 
-/// Names in a directory that a process made which is no longer there.
-fn leftovers(directory: &Path) -> impl Iterator<Item = String> {
+/// The names in a directory.
+fn names(directory: &Path) -> Vec<String> {
     let entries = std::fs::read_dir(directory).into_iter().flatten().flatten();
-    entries.filter_map(|entry| entry.file_name().into_string().ok()).filter(|name| is_orphan(name))
+    entries.filter_map(|entry| entry.file_name().into_string().ok()).collect()
 }
 
+/// Whether a process made it which is no longer there.
 fn is_orphan(name: &str) -> bool {
     let pid = name.strip_prefix(PREFIX).and_then(|rest| rest.split_once('-')).map(|(pid, _)| pid);
     pid.is_some_and(|pid| {
