@@ -73,3 +73,12 @@ until_true() {
     sleep 0.1
   done
 }
+
+# The mirror this machine's apt uses. apt's own lists name them: REPO_URI of Debian's main archive and of its security archive.
+debian_mirror() { # CODENAME's suffix: '' or '-security'
+  # shellcheck disable=SC2016 # apt fills these in, not the shell
+  apt-get indextargets --format '$(REPO_URI) $(CODENAME) $(COMPONENT) $(ORIGIN) $(IDENTIFIER)' \
+    | awk -v suffix="$1" '$3 == "main" && $4 == "Debian" && $5 == "Packages" {
+        security = ($2 ~ /-security$/); other = ($2 ~ /-(updates|backports|proposed-updates|debug)/)
+        if (!other && security == (suffix == "-security")) { print $1; exit } }'
+}

@@ -60,7 +60,12 @@ pub struct Metrics {
     pub undecodable: Counter,
     pub udp_sent: Traffic,
     pub udp_received: Traffic,
+    pub udp_sent_together: Counter,
+    pub udp_received_together: Counter,
+    pub udp_split: Counter,
     pub udp_not_a_packet: Counter,
+    pub udp_foreign_host: Counter,
+    pub udp_foreign_source: Counter,
     pub udp_no_lease: Counter,
     pub udp_ttl: Counter,
     pub udp_send_failed: Counter,
@@ -80,9 +85,9 @@ impl Traffic {
         Self { packets: Counter::new(), bytes: Counter::new() }
     }
 
-    /// One packet more of so many bytes.
-    pub fn add(&self, bytes: usize) {
-        self.packets.inc();
+    /// So many packets more, of so many bytes together.
+    pub fn add(&self, packets: usize, bytes: usize) {
+        self.packets.add(u64::try_from(packets).unwrap_or(0));
         self.bytes.add(u64::try_from(bytes).unwrap_or(0));
     }
 }
@@ -104,7 +109,12 @@ pub static METRICS: Metrics = Metrics {
     undecodable: Counter::new(),
     udp_sent: Traffic::new(),
     udp_received: Traffic::new(),
+    udp_sent_together: Counter::new(),
+    udp_received_together: Counter::new(),
+    udp_split: Counter::new(),
     udp_not_a_packet: Counter::new(),
+    udp_foreign_host: Counter::new(),
+    udp_foreign_source: Counter::new(),
     udp_no_lease: Counter::new(),
     udp_ttl: Counter::new(),
     udp_send_failed: Counter::new(),
@@ -140,8 +150,15 @@ impl Metrics {
         page.counter("flannel_udp_packets", "Packets the udp proxy carried.", &packets);
         let bytes = [("direction=\"out\"", &self.udp_sent.bytes), ("direction=\"in\"", &self.udp_received.bytes)];
         page.counter("flannel_udp_bytes", "Bytes of those packets, IP header included.", &bytes);
+        let together =
+            [("direction=\"out\"", &self.udp_sent_together), ("direction=\"in\"", &self.udp_received_together)];
+        page.counter("flannel_udp_offloaded", "Packets that shared a system call with others.", &together);
+        let split = [("", &self.udp_split)];
+        page.counter("flannel_udp_split_groups", "Groups of datagrams the kernel sent only apart.", &split);
         let drops = [
             ("reason=\"not_a_packet\"", &self.udp_not_a_packet),
+            ("reason=\"foreign_host\"", &self.udp_foreign_host),
+            ("reason=\"foreign_source\"", &self.udp_foreign_source),
             ("reason=\"no_lease\"", &self.udp_no_lease),
             ("reason=\"ttl\"", &self.udp_ttl),
             ("reason=\"send_failed\"", &self.udp_send_failed),
@@ -187,7 +204,7 @@ mod tests {
     /// once, counters end in `_total`, the last line is `# EOF`.
     #[test]
     fn the_page_is_open_metrics() {
-        METRICS.udp_sent.add(1472);
+        METRICS.udp_sent.add(1, 1472);
         let page = METRICS.render();
         assert!(page.ends_with("# EOF\n"));
         let mut family = (String::new(), String::new());

@@ -4,6 +4,7 @@
 //! to put right what it can ([`REPAIR`]); where none runs, the doctor does it in its place, with the same code. What
 //! is left after that is said, with what to type.
 
+use std::collections::BTreeSet;
 use std::fmt::Write as _;
 use std::future::pending;
 use std::sync::Arc;
@@ -176,13 +177,17 @@ impl<'a> Doctor<'a> {
                 None
             }
         };
-        let lease = match SubnetFile(self.opts.subnet_file.clone()).read() {
-            Ok(lease) => Some(lease),
-            Err(e) => {
+        let subnet_file = SubnetFile(self.opts.subnet_file.clone());
+        let mut flannels: BTreeSet<_> = state.networks.values().map(|n| n.flannel.clone()).collect();
+        if flannels.is_empty() {
+            flannels.insert(None);
+        }
+        for name in &flannels {
+            if let Err(e) = subnet_file.of(name.as_ref()).read() {
                 off("lease-missing", e.to_string(), "start flanneld, or name its file with -subnet-file");
-                None
             }
-        };
+        }
+        let leases = subnet_file.leases(&flannels);
         let devices = self.links.owned().await.map_err(|e| e.to_string())?;
         let address_space = format!("{}-local", self.name);
         let view = View {
@@ -190,8 +195,7 @@ impl<'a> Doctor<'a> {
             state: &state,
             docker: docker.as_deref(),
             devices: &devices,
-            lease: lease.as_ref(),
-            others: &SubnetFile(self.opts.subnet_file.clone()).read_others(),
+            leases: &leases,
         };
         problems.extend(compare(&view).iter().map(Problem::from));
         problems.extend(rules::compare(&crate::driver::rules(&state), &self.opts.chain()).await);

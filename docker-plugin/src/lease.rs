@@ -98,6 +98,9 @@ impl FromStr for FlannelName {
     }
 }
 
+/// Leases by flannel network; the daemon's without a name is under `None`.
+pub type Leases = BTreeMap<Option<FlannelName>, Lease>;
+
 /// Where the lease is to be read.
 #[derive(Debug, Clone)]
 pub struct SubnetFile(pub PathBuf);
@@ -113,6 +116,12 @@ impl SubnetFile {
         };
         let env = SubnetEnv::parse(&text).map_err(|e| Error::LeaseUnreadable { path, reason: e.to_string() })?;
         Ok(env.into())
+    }
+
+    /// The leases of these flannel networks, as far as they can be read.
+    pub fn leases<'a>(&self, of: impl IntoIterator<Item = &'a Option<FlannelName>>) -> Leases {
+        let read = |name: &Option<FlannelName>| Some((name.clone(), self.of(name.as_ref()).read().ok()?));
+        of.into_iter().filter_map(read).collect()
     }
 
     /// The file of another daemon's flannel network, which is beside this one; this one itself without a name.
@@ -132,12 +141,6 @@ impl SubnetFile {
         let mut names: Vec<_> = others.filter_map(|file| file.strip_suffix(".env")?.parse().ok()).collect();
         names.sort_unstable();
         names
-    }
-
-    /// The leases of all flannel networks that have a file beside this one and can be read.
-    pub fn read_others(&self) -> BTreeMap<FlannelName, Lease> {
-        let read = |name: FlannelName| Some((name.clone(), self.of(Some(&name)).read().ok()?));
-        self.others().into_iter().filter_map(read).collect()
     }
 
     /// The file's path.

@@ -18,6 +18,8 @@ const STATE_DIR: &str = "/var/lib/flannel-docker";
 pub struct Opts {
     /// Where Docker finds us; its name without `.sock` is the driver's.
     pub socket: PathBuf,
+    /// The driver's name where Docker does not take it from the socket's; empty when it does.
+    pub driver: String,
     /// What flanneld writes.
     pub subnet_file: PathBuf,
     /// Where networks and endpoints are remembered.
@@ -42,6 +44,7 @@ impl Default for Opts {
     fn default() -> Self {
         Self {
             socket: SOCKET.into(),
+            driver: String::new(),
             subnet_file: subnet_env::DEFAULT_PATH.into(),
             state_dir: STATE_DIR.into(),
             docker_socket: DOCKER_SOCKET.into(),
@@ -61,6 +64,12 @@ const FLAGS: &[Flag<Opts>] = &[
         set: Set::Text(|o, v| o.socket = v.into()),
         default: SOCKET,
         help: "the socket to listen on; its name without .sock is the driver's name",
+    },
+    Flag {
+        name: "driver",
+        set: Set::Text(|o, v| v.clone_into(&mut o.driver)),
+        default: "",
+        help: "the driver's name where it is not the socket's: a managed plugin's has a tag (flannel:latest)",
     },
     Flag {
         name: "subnet-file",
@@ -124,6 +133,9 @@ impl Opts {
 
     /// The driver's name: what users give with `-d`.
     pub fn driver_name(&self) -> Result<String, String> {
+        if !self.driver.is_empty() {
+            return Ok(self.driver.clone());
+        }
         let name = self.socket.file_stem().and_then(|s| s.to_str()).filter(|s| !s.is_empty());
         let socket = self.socket.display();
         match name {
@@ -197,6 +209,8 @@ mod tests {
         assert_eq!(name("/run/docker/plugins/flannel.sock").as_deref(), Ok("flannel"));
         assert!(name("/run/docker/plugins/flannel").unwrap_err().contains("NAME.sock"));
         assert!(name("/").is_err());
+        let managed = Opts { driver: "flannel:latest".into(), ..Opts::default() };
+        assert_eq!(managed.driver_name().as_deref(), Ok("flannel:latest"));
     }
 
     #[test]

@@ -14,7 +14,7 @@ use ipnet::IpNet;
 
 use crate::engine::DockerNetwork;
 use crate::error::short;
-use crate::lease::{FlannelName, Lease};
+use crate::lease::Leases;
 use crate::links::Owned;
 use crate::names;
 use crate::state::{Network, State};
@@ -30,16 +30,8 @@ pub struct View<'a> {
     pub docker: Option<&'a [DockerNetwork]>,
     /// Our devices.
     pub devices: &'a [Owned],
-    /// The host's lease, where there is one.
-    pub lease: Option<&'a Lease>,
-    /// Those of other daemons, for networks with `flannel.network`.
-    pub others: &'a BTreeMap<FlannelName, Lease>,
-}
-
-impl View<'_> {
-    fn lease_of(&self, network: &Network) -> Option<&Lease> {
-        network.flannel.as_ref().map_or(self.lease, |name| self.others.get(name))
-    }
+    /// The host's leases, by flannel network (`flannel.network`), as far as there are any.
+    pub leases: &'a Leases,
 }
 
 /// Something that is not as it should be. IDs are whole.
@@ -322,7 +314,7 @@ fn compare_kernel(view: &View<'_>, found: &mut BTreeSet<Difference>) {
         let Ok(name) = names::bridge(id) else { continue };
         let name = name.to_string();
         known.insert(name.clone());
-        if let Some(lease) = view.lease_of(network)
+        if let Some(lease) = view.leases.get(&network.flannel)
             && let Some(subnet) = network.subnets.iter().find(|s| !lease.holds(&s.pool))
         {
             // Its bridge is left alone: another host has the range now, or will have it.

@@ -23,13 +23,13 @@ use crate::ports::Port;
 /// The version of the file's layout this program writes; it reads no newer one.
 const VERSION: u32 = 1;
 
-/// The address space of networks made with `--ipam-driver null`.
-pub const WITHOUT_IPAM: &str = "null";
 /// The file's name.
 const FILE: &str = "state.json";
 
 /// How the name of a pool without PoolID begins.
 const LOST: &str = "lost-";
+/// The address space of networks made with `--ipam-driver null`.
+pub const WITHOUT_IPAM: &str = "null";
 
 /// Everything we remember.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

@@ -170,8 +170,27 @@ fn only_our_own_devices_are_ours() {
         sh("ip", &["link", "set", "tap-of-a-vm", "master", "fl-111111111111"]);
         let mut owned = links.owned().await.unwrap();
         owned.sort_by(|a, b| a.name.cmp(&b.name));
-        let seen: Vec<_> = owned.iter().map(|o| (o.name.as_str(), o.is_bridge)).collect();
-        assert_eq!(seen, [("fl-111111111111", true), ("flhe1e1e1e1e1e1", false)]);
+        let bridge = Owned {
+            name: "fl-111111111111".to_owned(),
+            is_bridge: true,
+            mtu: 1450,
+            up: true,
+            bridge: None,
+            addresses: vec!["10.5.72.1/24".parse().unwrap()],
+        };
+        let cable = Owned {
+            name: "flhe1e1e1e1e1e1".to_owned(),
+            mtu: 1450,
+            up: true,
+            bridge: Some(bridge.name.clone()),
+            ..Owned::default()
+        };
+        assert_eq!(owned, [bridge, cable]);
+        // A cable that lost its bridge is still ours.
+        sh("ip", &["link", "set", "flhe1e1e1e1e1e1", "nomaster"]);
+        let owned = links.owned().await.unwrap();
+        let cable = owned.iter().find(|o| o.name == "flhe1e1e1e1e1e1").unwrap();
+        assert_eq!(cable.bridge, None);
     });
 }
 

@@ -84,12 +84,12 @@ async fn workloads(hosts: &[LabHost]) -> Result<Vec<Workload>> {
 
 /// Runs the matrix, prints it, and on failure writes the diagnosis.
 async fn try_all(lab: &Lab, workloads: &[Workload], progress: &Progress) -> Result<()> {
-    progress.say(format_args!("tries {} paths", crate::matrix::plan(workloads.len()).len()));
+    progress.say(format_args!("tries {} paths", crate::old_matrix::plan(workloads.len()).len()));
     let tried = async {
-        let outcomes = crate::matrix::settle_and_run(workloads, SETTLE, FILE_BYTES, progress).await?;
+        let outcomes = crate::old_matrix::settle_and_run(workloads, SETTLE, FILE_BYTES, progress).await?;
         let names: Vec<String> = workloads.iter().map(Workload::label).collect();
-        print(format_args!("{}", crate::matrix::render(&names, &outcomes)));
-        crate::matrix::all_up(workloads, &outcomes)?;
+        print(format_args!("{}", crate::old_matrix::render(&names, &outcomes)));
+        crate::old_matrix::all_up(workloads, &outcomes)?;
         Ok::<_, Error>(outcomes.len())
     };
     match tried.await {

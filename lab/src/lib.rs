@@ -19,11 +19,15 @@ pub mod diagnose;
 pub mod engine;
 pub mod error;
 pub mod eventually;
+pub mod faults;
 pub mod host;
 pub mod matrix;
+pub mod measure;
 pub mod netns;
+pub mod old_matrix;
 pub mod probe;
 pub mod progress;
+pub mod topology;
 pub mod underlay;
 pub mod workload;
 

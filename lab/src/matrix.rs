@@ -1,239 +1,278 @@
-//! The matrix: every path between workloads, tried and told.
+//! The matrix: every path between containers, hosts and published ports, tried and held to what it promises.
 //!
-//! Paths of n workloads on n hosts: each workload pings each other one and each host's lease address (its own too), and
-//! fetches a file from each other one by TCP: n(n-1) + n² + n(n-1).
+//! What there is to try follows from the places ([`plan`]); who stands at a place tries its paths
+//! ([`crate::measure::ask_all`]); [`Matrix`] is what came of it, for people and for machines.
 
-use std::time::Duration;
+mod table;
 
-use futures_util::StreamExt as _;
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{IpAddr, SocketAddr};
 
-use crate::probe;
-use crate::progress::Progress;
-use crate::workload::{Blob, Workload};
-use crate::{Error, Result};
+use serde::{Deserialize, Serialize};
 
-/// Pings a path gets; all must be answered.
-const PINGS: u32 = 3;
-/// How many paths are tried at once: enough to be quick, few enough not to disturb one another.
-const AT_ONCE: usize = 4;
+use crate::measure::{Answer, Ask, Check};
+use crate::topology::Topology;
 
-/// Where a path leads: workloads and hosts by their number.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Target {
-    /// Ping that workload.
-    Workload(usize),
-    /// Ping that host's lease address.
-    Lease(usize),
-    /// Fetch that workload's file.
-    File(usize),
+/// What stands at a place.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Kind {
+    /// A container on a flannel network.
+    Container,
+    /// A host, by its address on the underlay.
+    Host,
+    /// The first address of a host's lease.
+    Gateway,
+    /// A port of a host that leads to its container.
+    Published,
 }
 
-/// One path: from a workload to a target.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// One end of paths.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Place {
+    /// What stands there.
+    pub kind: Kind,
+    /// For people: `c1`, `h2`, `h2:8080`. One that asks has one name for all its addresses.
+    pub name: String,
+    /// The host it is on.
+    pub host: String,
+    /// The flannel network it is on; empty for a host.
+    pub network: String,
+    /// Where its server listens; one that has none is only pinged.
+    pub address: SocketAddr,
+    /// The MTU of its interface.
+    pub mtu: u32,
+}
+
+/// From one place to another.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Path {
-    /// The number of the workload that asks.
+    /// Number of the place that asks.
     pub from: usize,
-    /// What it asks.
-    pub target: Target,
+    /// Number of the place that is asked.
+    pub to: usize,
+    /// What is tried.
+    pub checks: Vec<Check>,
 }
 
-/// What came of a path: milliseconds of a ping or seconds of a transfer, or why it is down.
-pub type Outcome = std::result::Result<f64, String>;
+/// One tried check.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Cell {
+    /// Number of the place that asked.
+    pub from: usize,
+    /// Number of the place that was asked.
+    pub to: usize,
+    /// What was tried.
+    pub check: Check,
+    /// Its value in the check's unit.
+    pub value: Option<f64>,
+    /// What is wrong, if anything is.
+    pub wrong: Option<String>,
+    /// Packets lost, in percent.
+    pub loss: f64,
+}
 
-/// All paths of a lab with so many workloads.
+/// All that was tried.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Matrix {
+    /// The topology's name.
+    pub topology: String,
+    /// The first network's backend.
+    pub backend: String,
+    /// `namespaces` or `containers`.
+    pub runner: String,
+    /// From nothing to here, in seconds.
+    pub seconds: f64,
+    /// The ends.
+    pub places: Vec<Place>,
+    /// What came of every check.
+    pub cells: Vec<Cell>,
+}
+
+/// All paths between the places. `apart` says of two hosts that their containers must not reach each other.
 #[must_use]
-pub fn plan(workloads: usize) -> Vec<Path> {
-    let pairs = || (0..workloads).flat_map(move |from| (0..workloads).map(move |to| (from, to)));
-    let others = || pairs().filter(|(from, to)| from != to);
-    let pings = others().map(|(from, to)| Path { from, target: Target::Workload(to) });
-    let leases = pairs().map(|(from, to)| Path { from, target: Target::Lease(to) });
-    let files = others().map(|(from, to)| Path { from, target: Target::File(to) });
-    pings.chain(leases).chain(files).collect()
-}
-
-/// Waits for the lab to settle, then tries every path. A lab that does not settle is tried all the same, to see which
-/// paths are down.
-pub async fn settle_and_run(
-    workloads: &[Workload],
-    within: Duration,
-    file_bytes: u64,
-    progress: &Progress,
-) -> Result<Vec<(Path, Outcome)>> {
-    if let Err(error) = progress.during("waits until all hosts know each other", settle(workloads, within)).await {
-        progress.say(format_args!("  {error}"));
-    }
-    run(workloads, file_bytes, progress).await
-}
-
-/// Waits until every workload reaches every other one: a new host is known to the others only after a moment.
-pub async fn settle(workloads: &[Workload], within: Duration) -> Result<()> {
-    let paths = plan(workloads.len());
-    let mut waits = futures_util::stream::iter(paths)
-        .filter_map(async |path| match path.target {
-            Target::Workload(to) => Some((path.from, to)),
-            _ => None,
-        })
-        .map(async |(from, to)| probe::answers(&workloads[from], &workloads[to].address, within).await)
-        .buffer_unordered(AT_ONCE)
-        .boxed_local();
-    while let Some(reached) = waits.next().await {
-        reached?;
-    }
-    Ok(())
-}
-
-/// Tries every path once and tells how far it is. An error means that trying was not possible; a path that is down is
-/// an outcome.
-pub async fn run(workloads: &[Workload], file_bytes: u64, progress: &Progress) -> Result<Vec<(Path, Outcome)>> {
-    let mut blobs = Vec::new();
-    for blob in futures_util::future::join_all(workloads.iter().map(|workload| workload.serve(file_bytes))).await {
-        blobs.push(blob?);
-    }
-    let paths = plan(workloads.len());
-    let total = paths.len();
-    let (files, pings): (Vec<_>, Vec<_>) = paths.into_iter().partition(|path| matches!(path.target, Target::File(_)));
-    let mut outcomes = Vec::with_capacity(total);
-    let mut told = progress.elapsed();
-    let mut dark: Vec<(usize, usize)> = Vec::new();
-    for (paths, at_once) in [(pings, AT_ONCE), (files, 1)] {
-        let mut tries = futures_util::stream::iter(paths)
-            .map(async |path| (path, attempt(workloads, &blobs, path, &dark).await))
-            .buffer_unordered(at_once)
-            .boxed_local();
-        let mut lost = Vec::new();
-        while let Some((path, outcome)) = tries.next().await {
-            if let Err(why) = &outcome {
-                if let Target::Workload(to) = path.target {
-                    lost.push((path.from, to));
-                }
-                progress.say(format_args!("  DOWN: {}: {why}", describe(workloads, path)));
+pub fn plan(places: &[Place], topology: &Topology) -> Vec<Path> {
+    let networks: BTreeSet<(&str, &str)> = places.iter().map(|p| (p.host.as_str(), p.network.as_str())).collect();
+    let mut paths = Vec::new();
+    for (from, asks) in
+        places.iter().enumerate().filter(|(_, place)| matches!(place.kind, Kind::Container | Kind::Host))
+    {
+        for (to, asked) in places.iter().enumerate() {
+            let same_family = asks.address.is_ipv4() == asked.address.is_ipv4();
+            let own = asks.host == asked.host;
+            let crosses = asks.kind == Kind::Container || asked.kind == Kind::Container || asked.kind == Kind::Gateway;
+            let apart = crosses && asked.kind != Kind::Host && topology.are_apart(&asks.host, &asked.host);
+            // A host reaches the containers of a network that it is on itself.
+            let foreign = match asks.kind {
+                Kind::Container => asks.network != asked.network && !asked.network.is_empty(),
+                _ => !asked.network.is_empty() && !networks.contains(&(&asks.host, &asked.network)),
+            };
+            if !same_family || from == to || (foreign && asked.kind != Kind::Published) {
+                continue;
             }
-            outcomes.push((path, outcome));
-            if progress.elapsed() - told >= Duration::from_secs(1) {
-                told = progress.elapsed();
-                progress.say(format_args!("  {} of {total} paths tried", outcomes.len()));
-            }
+            let checks: &[Check] = match (asks.kind, asked.kind) {
+                (Kind::Container, Kind::Container) if own => continue,
+                (_, Kind::Container | Kind::Gateway) if apart => &[Check::Silence],
+                (Kind::Container, Kind::Container) => &[
+                    Check::Ping,
+                    Check::Tcp,
+                    Check::Udp,
+                    Check::ExactMtu,
+                    Check::AboveMtu,
+                    Check::Fragments,
+                    Check::Throughput,
+                ],
+                (Kind::Host, Kind::Host) if own => continue,
+                (Kind::Host, Kind::Host) => &[Check::Ping, Check::Tcp, Check::Udp, Check::Throughput],
+                (_, Kind::Container | Kind::Host) => &[Check::Ping, Check::Tcp, Check::Udp],
+                (_, Kind::Gateway) => &[Check::Ping],
+                // From the outside, as a browser does; Docker's own way back in is Docker's.
+                (_, Kind::Published) if own => continue,
+                (_, Kind::Published) => &[Check::Tcp],
+            };
+            paths.push(Path { from, to, checks: checks.to_vec() });
         }
-        drop(tries);
-        dark.append(&mut lost);
     }
-    Ok(outcomes)
+    paths
 }
 
-/// Tries one path. A file is not asked for where pings were lost already (`dark`): it would only take long.
-async fn attempt(workloads: &[Workload], blobs: &[Blob], path: Path, dark: &[(usize, usize)]) -> Outcome {
-    let from = &workloads[path.from];
-    let address = match path.target {
-        Target::File(to) if dark.contains(&(path.from, to)) => return Err("not tried, pings were lost".to_owned()),
-        Target::File(to) => {
-            let fetched = probe::fetch(from, &workloads[to].address, &blobs[to]).await;
-            return fetched.map_err(|error| error.to_string());
-        }
-        Target::Workload(to) => &workloads[to].address,
-        Target::Lease(to) => &workloads[to].gateway,
-    };
-    match probe::ping(from, address, PINGS).await {
-        Ok(probe::Pings { sent, received, best_ms: Some(best) }) if sent == received => Ok(best),
-        Ok(pings) => Err(format!("{} of {} pings to {address} answered", pings.received, pings.sent)),
-        Err(error) => Err(error.to_string()),
-    }
-}
-
-/// A path in words.
-fn describe(workloads: &[Workload], path: Path) -> String {
-    let from = workloads[path.from].label();
-    match path.target {
-        Target::Workload(to) => format!("ping {from} -> {}", workloads[to].label()),
-        Target::Lease(to) => format!("ping {from} -> lease address of {}", workloads[to].host.name),
-        Target::File(to) => format!("tcp {from} <- {}", workloads[to].label()),
-    }
-}
-
-/// An error that names the paths that are down, if any is.
-pub fn all_up(workloads: &[Workload], outcomes: &[(Path, Outcome)]) -> Result<()> {
-    let down: Vec<String> = outcomes
-        .iter()
-        .filter_map(|(path, outcome)| Some(format!("{}: {}", describe(workloads, *path), outcome.as_ref().err()?)))
-        .collect();
-    if down.is_empty() {
-        return Ok(());
-    }
-    Err(Error::State(format!("{} of {} paths down:\n  {}", down.len(), outcomes.len(), down.join("\n  "))))
-}
-
-/// A cell's column: which of its workload's three.
-fn column(target: Target) -> (usize, usize) {
-    match target {
-        Target::Workload(to) => (0, to),
-        Target::Lease(to) => (1, to),
-        Target::File(to) => (2, to),
-    }
-}
-
-/// The outcomes as a table for a terminal.
+/// What each asking name has to try: first all that disturbs nobody, then, one after the other, the throughput.
 #[must_use]
-pub fn render(names: &[String], outcomes: &[(Path, Outcome)]) -> String {
-    let n = names.len();
-    let mut cells = vec![vec![vec!["-".to_owned(); n]; 3]; n];
-    for (path, outcome) in outcomes {
-        let (kind, to) = column(path.target);
-        cells[path.from][kind][to] = match outcome {
-            Ok(value) => format!("{value:.2}"),
-            Err(_) => "DOWN".to_owned(),
+pub fn by_asker(places: &[Place], paths: &[Path], throughput: bool) -> BTreeMap<String, Vec<Ask>> {
+    let mut asks: BTreeMap<String, Vec<Ask>> = BTreeMap::new();
+    for (id, path) in paths.iter().enumerate() {
+        let checks: Vec<Check> =
+            path.checks.iter().copied().filter(|check| (*check == Check::Throughput) == throughput).collect();
+        if checks.is_empty() {
+            continue;
+        }
+        let (from, to) = (&places[path.from], &places[path.to]);
+        // Packets of the sender's own MTU are what it can send.
+        asks.entry(from.name.clone()).or_default().push(Ask { id, target: to.address, mtu: from.mtu, checks });
+    }
+    asks
+}
+
+/// Answers as cells.
+#[must_use]
+pub fn cells(paths: &[Path], answers: Vec<Answer>) -> Vec<Cell> {
+    let cell = |answer: Answer| {
+        let Path { from, to, .. } = paths[answer.id];
+        let (value, wrong) = match answer.outcome {
+            Ok(value) => (Some(value), None),
+            Err(wrong) => (None, Some(wrong)),
         };
+        Cell { from, to, check: answer.check, value, wrong, loss: answer.loss }
+    };
+    let mut cells: Vec<Cell> = answers.into_iter().map(cell).collect();
+    cells.sort_by_key(|cell| (cell.check, cell.from, cell.to));
+    cells
+}
+
+impl Matrix {
+    /// What is wrong, a line each.
+    #[must_use]
+    pub fn wrong(&self) -> Vec<String> {
+        self.cells
+            .iter()
+            .filter_map(|cell| Some(format!("{}: {}", self.describe(cell), cell.wrong.as_ref()?)))
+            .collect()
     }
-    let width = names.iter().map(String::len).max().unwrap_or(0);
-    let mut table = String::new();
-    for (kind, title) in ["ping, ms", "ping the lease address, ms", "tcp with checksum, s"].iter().enumerate() {
-        table.push_str(&format!("  {title}\n  {:width$}", ""));
-        for name in names {
-            table.push_str(&format!("  {name:>width$}"));
-        }
-        table.push('\n');
-        for (from, name) in names.iter().enumerate() {
-            table.push_str(&format!("  {name:width$}"));
-            for cell in &cells[from][kind] {
-                table.push_str(&format!("  {cell:>width$}"));
-            }
-            table.push('\n');
-        }
+
+    /// A check in words.
+    #[must_use]
+    pub fn describe(&self, cell: &Cell) -> String {
+        let (from, to) = (&self.places[cell.from], &self.places[cell.to]);
+        format!("{} {} -> {}{}", table::title(cell.check).0, from.name, to.name, family(to.address.ip()))
     }
-    table
+
+    /// How many paths there are.
+    #[must_use]
+    pub fn paths(&self) -> usize {
+        self.cells.iter().map(|cell| (cell.from, cell.to)).collect::<BTreeSet<_>>().len()
+    }
+
+    /// The cells of one check between two kinds.
+    pub fn between(&self, check: Check, from: Kind, to: Kind) -> impl Iterator<Item = &Cell> {
+        self.cells.iter().filter(move |cell| {
+            cell.check == check && self.places[cell.from].kind == from && self.places[cell.to].kind == to
+        })
+    }
+
+    /// As tables for a terminal.
+    #[must_use]
+    pub fn render(&self) -> String {
+        table::render(self)
+    }
+}
+
+fn family(address: IpAddr) -> &'static str {
+    if address.is_ipv6() { " (IPv6)" } else { "" }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    #[test]
-    fn three_workloads_have_21_paths() {
-        let paths = plan(3);
-        assert_eq!(paths.len(), 21);
-        assert!(paths.iter().enumerate().all(|(i, path)| !paths[..i].contains(path)), "no path twice");
-        assert!(!paths.contains(&Path { from: 1, target: Target::Workload(1) }));
-        assert!(paths.contains(&Path { from: 1, target: Target::Lease(1) }));
+    /// A container, a host, a gateway and a published port on each of three hosts.
+    fn places() -> Vec<Place> {
+        let mut places = Vec::new();
+        for number in 1..=3_u8 {
+            for kind in [Kind::Container, Kind::Host, Kind::Gateway, Kind::Published] {
+                let last = if kind == Kind::Gateway { 1 } else { 2 };
+                let network = if kind == Kind::Host { "" } else { "net" };
+                places.push(Place {
+                    kind,
+                    name: format!("{}{number}", if kind == Kind::Container { "c" } else { "h" }),
+                    host: format!("h{number}"),
+                    network: network.to_owned(),
+                    address: ([10, 5, number, last], 1).into(),
+                    mtu: 1450,
+                });
+            }
+        }
+        places
+    }
+
+    fn count(paths: &[Path], places: &[Place], from: Kind, to: Kind) -> usize {
+        paths.iter().filter(|path| places[path.from].kind == from && places[path.to].kind == to).count()
     }
 
     #[test]
-    fn a_lone_workload_reaches_its_own_lease() {
-        assert_eq!(plan(1), [Path { from: 0, target: Target::Lease(0) }]);
+    fn three_hosts_have_60_paths() {
+        let (places, topology) = (places(), Topology::load("three-hosts").unwrap());
+        let paths = plan(&places, &topology);
+        let count = |from, to| count(&paths, &places, from, to);
+        assert_eq!(count(Kind::Container, Kind::Container), 6);
+        assert_eq!(count(Kind::Container, Kind::Host), 9);
+        assert_eq!(count(Kind::Host, Kind::Container), 9);
+        assert_eq!(count(Kind::Container, Kind::Gateway), 9);
+        assert_eq!(count(Kind::Host, Kind::Gateway), 9);
+        assert_eq!(count(Kind::Host, Kind::Host), 6);
+        assert_eq!(count(Kind::Host, Kind::Published) + count(Kind::Container, Kind::Published), 12);
+        assert_eq!(paths.len(), 60);
+        assert!(paths.iter().enumerate().all(|(n, path)| !paths[..n].contains(path)), "no path twice");
     }
 
     #[test]
-    fn a_path_down_shows_in_its_cell() {
-        let names = ["c1 on host1".to_owned(), "c2 on host2".to_owned()];
-        let outcomes: Vec<(Path, Outcome)> = plan(2)
-            .into_iter()
-            .map(|path| {
-                let down = path == Path { from: 1, target: Target::Workload(0) };
-                (path, if down { Err("0 of 3".to_owned()) } else { Ok(0.25) })
-            })
-            .collect();
-        let table = render(&names, &outcomes);
-        let lines: Vec<&str> = table.lines().collect();
-        assert_eq!(lines[0], "  ping, ms");
-        assert_eq!(lines[2], "  c1 on host1            -         0.25");
-        assert_eq!(lines[3], "  c2 on host2         DOWN            -");
-        assert_eq!(table.matches("DOWN").count(), 1);
+    fn hosts_apart_are_held_to_silence_between_their_containers() {
+        let (places, topology) = (places(), Topology::load("host-gw-refused").unwrap());
+        for path in plan(&places, &topology) {
+            let (from, to) = (&places[path.from], &places[path.to]);
+            let silent = path.checks == [Check::Silence];
+            let far = (from.host == "h3") != (to.host == "h3");
+            assert_eq!(silent, far && matches!(to.kind, Kind::Container | Kind::Gateway), "{from:?} {to:?}");
+        }
+    }
+
+    #[test]
+    fn throughput_is_asked_apart_from_the_rest() {
+        let (places, topology) = (places(), Topology::load("three-hosts").unwrap());
+        let paths = plan(&places, &topology);
+        let quiet = by_asker(&places, &paths, false);
+        let loud = by_asker(&places, &paths, true);
+        assert!(quiet.values().flatten().all(|ask| !ask.checks.contains(&Check::Throughput)));
+        assert_eq!(loud.values().flatten().count(), 12);
+        assert_eq!(quiet.len(), 6);
     }
 }

@@ -45,10 +45,14 @@ pub struct Vxlan {
 }
 
 /// Options of `udp`.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Udp {
     /// The UDP port, the same on all hosts; default 8285.
     pub port: u16,
+    /// Many packets at a time, where the kernel can; default yes. Upstream passes over this key and the next.
+    pub offload: bool,
+    /// Packets are taken from senders that no lease names, as upstream does; default no.
+    pub any_source: bool,
 }
 
 /// Options of `extension`: command lines for `sh -c`, empty for nothing to be run.
@@ -93,7 +97,11 @@ impl BackendConfig {
         let mut options = Options { object, mistakes: Vec::new() };
         let backend = match kind.to_ascii_lowercase().as_str() {
             "vxlan" => Self::Vxlan(options.vxlan()),
-            "udp" => Self::Udp(Udp { port: options.get("Port", "a UDP port", 8285) }),
+            "udp" => Self::Udp(Udp {
+                port: options.get("Port", "a UDP port", 8285),
+                offload: options.get("Offload", "true or false", true),
+                any_source: options.get("AnySource", "true or false", false),
+            }),
             "host-gw" => Self::HostGw,
             "alloc" => Self::Alloc,
             "extension" => Self::Extension(options.extension()),
@@ -176,7 +184,10 @@ mod tests {
 
     #[test]
     fn types_in_any_case_with_upstreams_defaults() {
-        assert_eq!(BackendConfig::parse(r#"{"type":"UDP"}"#), Ok(BackendConfig::Udp(Udp { port: 8285 })));
+        let udp = |port, offload, any_source| Ok(BackendConfig::Udp(Udp { port, offload, any_source }));
+        assert_eq!(BackendConfig::parse(r#"{"type":"UDP"}"#), udp(8285, true, false));
+        let given = r#"{"Type":"udp","Port":7890,"Offload":false,"anysource":true}"#;
+        assert_eq!(BackendConfig::parse(given), udp(7890, false, true));
         assert_eq!(BackendConfig::parse(r#"{"Type":"Alloc","x":1}"#), Ok(BackendConfig::Alloc));
         assert_eq!(BackendConfig::parse(r#"{"Type":"host-gw"}"#), Ok(BackendConfig::HostGw));
         let defaults = Vxlan { vni: 1, port: 0, gbp: false, learning: false, direct_routing: false, mtu: None };
@@ -243,5 +254,9 @@ mod tests {
              which is not true or false"
         );
         assert_eq!(says(r#"{"Type":"udp","Port":99999}"#), "Backend.Port is 99999, which is not a UDP port");
+        assert_eq!(
+            says(r#"{"Type":"udp","Offload":"off","AnySource":0}"#),
+            "Backend.Offload is \"off\", which is not true or false; Backend.AnySource is 0, which is not true or false"
+        );
     }
 }

@@ -26,6 +26,7 @@ mod json;
 pub mod key;
 pub mod lease;
 pub mod name;
+pub mod packet;
 pub mod renewal;
 pub mod rules;
 pub mod subnet_env;

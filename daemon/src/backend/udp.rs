@@ -1,7 +1,12 @@
 //! udp: each IPv4 packet in a datagram of its own, carried by the daemon. Contract, section 5.2.
 //!
 //! For hosts whose kernel or network has no vxlan. The TUN device `flannel0` takes the packets of the flannel network;
-//! a thread of its own ([`proxy`]) moves them. The device lives and ends with the daemon.
+//! two threads of its own ([`proxy`]) move them. The device lives and ends with the daemon.
+//!
+//! A datagram holds one whole IPv4 packet, so that upstream's daemon can be the other end. To be quick all the same the
+//! kernel is asked for many packets at a time: from the device it gives one header and up to 64 KiB of payload, which
+//! [`flannel_core::packet`] cuts into packets that one system call sends; from the socket it gives up to 64 datagrams,
+//! which are joined the same way. What the kernel does not offer is done packet by packet.
 //!
 //! One difference to upstream, invisible on the wire: upstream routes the whole network into the device. Docker takes
 //! such a route for an overlap with the lease and refuses (or, with an IPAM plugin, asks for ever), so here the routes
@@ -24,9 +29,15 @@ use crate::kernel::{KernelError, Scope};
 use crate::uplink::ExternalInterface;
 pub use table::Tunnels;
 
-pub mod packet;
+pub mod device;
+pub mod drops;
+mod inward;
+mod outward;
 pub mod proxy;
+#[expect(unreachable_pub, reason = "a place for calls, whatever uses them")]
+mod sys;
 pub mod table;
+pub mod wire;
 
 /// Outer IPv4 (20) and UDP (8) headers, in bytes.
 const OVERHEAD: u32 = 28;
@@ -36,6 +47,7 @@ const NAME: &str = "flannel%d";
 /// The proxy's place, and the proxy once it runs.
 pub struct Prepared {
     listen: SocketAddrV4,
+    options: Options,
     uplink: LinkIndex,
     mtu: u32,
     running: Option<Running>,
@@ -60,7 +72,7 @@ impl Prepared {
         }
         let listen = SocketAddrV4::new(v4.own, options.port);
         let mtu = uplink.mtu.saturating_sub(OVERHEAD);
-        Ok(Self { listen, uplink: uplink.index, mtu, running: None, made: None })
+        Ok(Self { listen, options: *options, uplink: uplink.index, mtu, running: None, made: None })
     }
 
     /// Opens device and socket and starts the proxy; a device that was lost is opened anew.
@@ -80,7 +92,13 @@ impl Prepared {
             // The old proxy must be gone first: its socket has the port.
             self.running = None;
             let tunnels = Tunnels::default();
-            let proxy = proxy::Proxy::start(NAME, self.listen, subnet.network(), tunnels.clone()).map_err(fail)?;
+            let manner = proxy::Manner {
+                listen: self.listen,
+                own: subnet.network(),
+                offload: self.options.offload,
+                any_source: self.options.any_source,
+            };
+            let proxy = proxy::Proxy::start(NAME, manner, tunnels.clone()).map_err(fail)?;
             let name = IfName::new(proxy.device()).map_err(|e| fail(e.to_string()))?;
             self.running = Some(Running { name, tunnels, _proxy: proxy });
         }

@@ -268,8 +268,13 @@ impl SubnetStore for EtcdStore {
     async fn watch(&self, after: Revision) -> Result<impl Stream<Item = Result<News, StoreError>> + Unpin, StoreError> {
         let options = || Some(WatchOptions::new().with_prefix().with_start_revision(after.0 + 1));
         let watch = self.call(|mut c| async move { c.watch(self.subnets_key.as_str(), options()).await }).await?;
-        Ok(watch.flat_map(|response| {
+        Ok(watch.flat_map(move |response| {
             stream::iter(match response {
+                // A store younger than what we know of it has lost its data: the history we follow is gone. It would
+                // tell nothing until it is as old again.
+                Ok(response) if response.created() && response.header().is_some_and(|h| h.revision() < after.0) => {
+                    vec![Ok(News::Compacted)]
+                }
                 Ok(response) => self.news(&response),
                 Err(error) => {
                     let reason = reason(&error);

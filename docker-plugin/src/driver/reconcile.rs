@@ -122,15 +122,14 @@ impl<L: Links> Driver<L> {
                 return Looked { silent, ..Looked::default() };
             }
         };
-        let lease = self.subnet_file.read().ok();
+        let leases = self.subnet_file.leases(state.networks.values().map(|n| &n.flannel));
         let address_space = self.address_space();
         let view = View {
             address_space: &address_space,
             state: &state,
             docker: docker.as_deref(),
             devices: &devices,
-            lease: lease.as_ref(),
-            others: &self.subnet_file.read_others(),
+            leases: &leases,
         };
         let found = compare(&view);
         let mut looked = Looked { silent, ..Looked::default() };

@@ -154,13 +154,12 @@ impl Links for Netlink {
             }
             Err(other) => return Err(other.error(action())),
         }
-        self.mark_cable(&spec.host).await?;
         if spec.hairpin {
             let port = LinkBridgePort::new(self.index(spec.host.as_str()).await?).hairpin(true).build();
             let set = self.handle.link().set_port(port).execute().await;
             set.map_err(|e| Refusal::of(&e).error(format!("letting {} answer itself", spec.host)))?;
         }
-        Ok(())
+        self.mark_cable(&spec.host).await
     }
 
     async fn replug(&self, host: &IfName, bridge: &IfName) -> Result<(), LinkError> {

@@ -2,7 +2,7 @@ use std::collections::BTreeMap;
 
 use super::*;
 use crate::engine::{DockerEndpoint, DockerPool};
-use crate::lease::Side;
+use crate::lease::{Lease, Side};
 use crate::pool::Pool;
 use crate::state::{Endpoint, Subnet};
 
@@ -74,8 +74,7 @@ fn found(four: &Four) -> Vec<Difference> {
         state: &four.state,
         docker: Some(&four.docker),
         devices: &four.devices,
-        lease: Some(&four.lease),
-        others: &BTreeMap::new(),
+        leases: &BTreeMap::from([(None, four.lease.clone())]),
     };
     compare(&view).into_iter().collect()
 }
@@ -97,8 +96,7 @@ fn a_silent_docker_is_held_against_nobody() {
         state: &four.state,
         docker: None,
         devices: &four.devices,
-        lease: None,
-        others: &BTreeMap::new(),
+        leases: &BTreeMap::new(),
     };
     assert_eq!(compare(&view), BTreeSet::new());
 }

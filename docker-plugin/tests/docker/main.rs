@@ -13,6 +13,7 @@ mod dual_stack;
 mod faults;
 mod gateway;
 mod life;
+mod managed;
 mod networks;
 mod own;
 mod ports;

@@ -17,7 +17,7 @@ const START: Duration = Duration::from_secs(90);
 const COMMAND: &str = "100";
 
 /// What the image has: the applets of busybox that tests need.
-const APPLETS: [&str; 9] = ["sh", "ping", "ping6", "ip", "nc", "httpd", "sleep", "wget", "true"];
+const APPLETS: [&str; 10] = ["sh", "ping", "ping6", "ip", "nc", "nslookup", "httpd", "sleep", "wget", "true"];
 
 /// The name of the image that [`Machine::import_image`] makes.
 pub const IMAGE: &str = "busybox";

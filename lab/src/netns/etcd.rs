@@ -68,10 +68,12 @@ impl Etcd {
         let mut command = self.namespace.command("etcd");
         command.arg("--data-dir").arg(&self.data);
         let listen = [&["http://0.0.0.0:2379"], urls].concat().join(",");
-        command.args(["--listen-client-urls", &listen, "--advertise-client-urls", &self.endpoint()]).args(args);
+        command.args(["--listen-client-urls", &listen, "--advertise-client-urls", &self.endpoint()]);
         // One member wins its election as soon as it looks: short timers, since each test waits for it.
         command.args(["--listen-peer-urls", "http://127.0.0.1:2380", "--log-level", "warn", "--logger", "zap"]);
         command.args(["--heartbeat-interval", "20", "--election-timeout", "200"]);
+        // Last, since etcd takes the last of a flag given twice.
+        command.args(args);
         let process = Process::start("etcd", command, &self.log)?;
         *self.slot() = Some(process.clone());
         eventually("etcd's first answer", SOON, || {
@@ -80,6 +82,7 @@ impl Etcd {
             }
             self.get("/").map(drop)
         })
+        .context(|| format!("etcd's log:\n{}", process.log()))
     }
 
     /// Runs `etcdctl ARGUMENTS` (words without quotes) against it.
@@ -94,6 +97,31 @@ impl Etcd {
         let process = self.slot().take().context(|| "etcd does not run".to_owned())?;
         process.signal(Signal::TERM)?;
         process.exit_within(SOON).map(drop)
+    }
+
+    /// `kill -9`; the data stays.
+    pub fn kill(&self) -> Result<()> {
+        self.slot().take().context(|| "etcd does not run".to_owned())?.kill()
+    }
+
+    /// Sends its process a signal.
+    pub fn signal(&self, signal: Signal) -> Result<()> {
+        self.slot().as_ref().context(|| "etcd does not run".to_owned())?.signal(signal)
+    }
+
+    /// Forgets its data; it must not run.
+    pub fn wipe(&self) -> Result<()> {
+        std::fs::remove_dir_all(&self.data).context(|| self.data.display().to_string())
+    }
+
+    /// Its address.
+    pub fn address(&self) -> Ipv4Addr {
+        self.address
+    }
+
+    /// What it printed so far.
+    pub fn log(&self) -> String {
+        std::fs::read(&self.log).map_or_else(|e| format!("({e})"), |b| String::from_utf8_lossy(&b).into_owned())
     }
 
     /// Writes a key without a lease.

@@ -12,6 +12,11 @@ use super::{Context, Error, Etcd, Result, diagnose};
 /// Counts the labs of this process: `cargo test` runs many tests in one.
 static LABS: AtomicUsize = AtomicUsize::new(0);
 
+/// A number that no other lab of this process has.
+pub(super) fn next_number() -> usize {
+    LABS.fetch_add(1, Ordering::Relaxed)
+}
+
 /// Where a host is plugged in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Segment {
@@ -70,7 +75,7 @@ impl Lab {
             return Err(Error::new("hosts as network namespaces need root: run this as root (ci/netns)"));
         }
         sweep();
-        let number = LABS.fetch_add(1, Ordering::Relaxed);
+        let number = next_number();
         let directory =
             tempfile::Builder::new().prefix(&prefix(number)).tempdir().context(|| "temporary files".to_owned())?;
         let switch = Namespace::create(number, "sw")?;

@@ -8,6 +8,7 @@ use std::marker::PhantomData;
 use std::os::fd::AsFd as _;
 use std::path::Path;
 use std::process::Command;
+use std::sync::{PoisonError, RwLock};
 use std::thread::{self, JoinHandle};
 
 use rustix::process::{Pid, Signal, kill_process};
@@ -18,6 +19,9 @@ use super::{Context, Error, Result, SOON, cgroups, eventually};
 
 const PREFIX: &str = "fllab-";
 const DIRECTORY: &str = "/run/netns";
+
+/// Whether namespaces may be made: not any more once an interrupted program has begun to clean up.
+static OPEN: RwLock<bool> = RwLock::new(true);
 
 /// Proof that the current thread is inside a [`Namespace`]; functions that open sockets ask for it. It can't leave
 /// its thread.
@@ -32,18 +36,33 @@ pub struct Inside {
 pub struct Namespace {
     name: String,
     file: File,
+    ours: bool,
 }
 
 impl Namespace {
     /// Makes `fllab-<pid>-<lab>-<role>` with the loopback interface up.
     pub fn create(lab: usize, role: &str) -> Result<Self> {
+        let open = OPEN.read().unwrap_or_else(PoisonError::into_inner);
+        if !*open {
+            return Err(Error::new("interrupted"));
+        }
         let name = format!("{}{role}", prefix(lab));
         output(Command::new("ip").args(["netns", "add", &name]))?;
         let path = Path::new(DIRECTORY).join(&name);
         let file = File::open(&path).context(|| path.display().to_string())?;
-        let made = Self { name, file };
+        let made = Self { name, file, ours: true };
+        drop(open);
         made.ip("link set lo up")?;
+        // Root may ping without a raw socket, as in Docker's containers.
+        made.sysctl("net/ipv4/ping_group_range", "0 0")?;
         Ok(made)
+    }
+
+    /// The namespace of this name, made and owned by another process: not removed when dropped.
+    pub fn of_other(name: &str) -> Result<Self> {
+        let path = Path::new(DIRECTORY).join(name);
+        let file = File::open(&path).context(|| path.display().to_string())?;
+        Ok(Self { name: name.to_owned(), file, ours: false })
     }
 
     /// The name `ip netns` knows it by.
@@ -109,7 +128,11 @@ impl Namespace {
 
 impl Drop for Namespace {
     fn drop(&mut self) {
-        if let Err(e) = remove(&self.name) {
+        // Clean-up after an interruption may have been quicker.
+        if self.ours
+            && Path::new(DIRECTORY).join(&self.name).exists()
+            && let Err(e) = remove(&self.name)
+        {
             eprintln!("{e}");
         }
     }
@@ -141,6 +164,28 @@ fn remove(name: &str) -> Result<()> {
 /// The start of the name of everything lab `lab` of this process makes.
 pub(super) fn prefix(lab: usize) -> String {
     format!("{PREFIX}{}-{lab}-", std::process::id())
+}
+
+/// For a program that was interrupted: no namespace can be made any more, and those that this process made go, with the
+/// programs inside and its temporary files.
+pub fn abandon() {
+    *OPEN.write().unwrap_or_else(PoisonError::into_inner) = false;
+    let own = format!("{PREFIX}{}-", std::process::id());
+    let names = |directory: &Path| -> Vec<String> {
+        let entries = std::fs::read_dir(directory).into_iter().flatten().flatten();
+        entries.filter_map(|e| e.file_name().into_string().ok()).filter(|name| name.starts_with(&own)).collect()
+    };
+    for name in names(Path::new(DIRECTORY)) {
+        if let Err(e) = remove(&name) {
+            eprintln!("{e}");
+        }
+    }
+    let temporary = std::env::temp_dir();
+    for path in names(&temporary).iter().map(|name| temporary.join(name)) {
+        if let Err(e) = std::fs::remove_dir_all(&path) {
+            eprintln!("{}: {e}", path.display());
+        }
+    }
 }
 
 /// Removes what test processes that were killed could not remove themselves: namespaces with the programs in them,

@@ -21,19 +21,25 @@ pub struct Pod {
 impl Host {
     /// Pod `number` (from 1) of this host, at the lease's address 1 + `number`, with the MTU of `subnet.env`.
     pub fn pod(&self, number: u8) -> Result<Pod> {
-        let text = self.subnet_text()?;
-        let mtu = SubnetEnv::value(&text, "FLANNEL_MTU")?;
+        self.pod_of(&self.subnet_text()?, "cbr0", number)
+    }
+
+    /// The same for any `subnet.env`'s text, behind a bridge of this name: for hosts with several networks.
+    pub(super) fn pod_of(&self, text: &str, bridge: &str, number: u8) -> Result<Pod> {
+        let mtu = SubnetEnv::value(text, "FLANNEL_MTU")?;
         let gateways: Vec<IpNet> = ["FLANNEL_SUBNET", "FLANNEL_IPV6_SUBNET"]
             .iter()
-            .filter_map(|name| SubnetEnv::value(&text, name).ok())
+            .filter_map(|name| SubnetEnv::value(text, name).ok())
             .map(|net| net.parse().context(|| format!("subnet.env: {net}")))
             .collect::<Result<_>>()?;
-        if self.ip("link show dev cbr0").is_err() {
-            self.ip("link add cbr0 type bridge")?;
+        if self.ip(&format!("link show dev {bridge}")).is_err() {
+            // A fixed MAC, as Docker's bridges have: else it follows the ports, and who knows the old one talks to nobody.
+            let mac = fastrand::u32(..).to_be_bytes().map(|byte| format!("{byte:02x}")).join(":");
+            self.ip(&format!("link add {bridge} address 02:ef:{mac} type bridge"))?;
             for gateway in &gateways {
-                self.ip(&format!("addr add {gateway} dev cbr0{}", no_probe(*gateway)))?;
+                self.ip(&format!("addr add {gateway} dev {bridge}{}", no_probe(*gateway)))?;
             }
-            self.ip(&format!("link set cbr0 mtu {mtu} up"))?;
+            self.ip(&format!("link set {bridge} mtu {mtu} up"))?;
         }
         let name = format!("{}p{number}", self.name());
         let namespace = Namespace::create(self.lab(), &name)?;
@@ -41,7 +47,7 @@ impl Host {
             "link add eth0 mtu {mtu} type veth peer name pod{number} mtu {mtu} netns {}",
             self.namespace_name()
         ))?;
-        self.ip(&format!("link set pod{number} master cbr0 up"))?;
+        self.ip(&format!("link set pod{number} master {bridge} up"))?;
         namespace.ip("link set eth0 up")?;
         let (mut v4, mut v6) = (None, None);
         for gateway in &gateways {
@@ -77,6 +83,11 @@ impl Pod {
     /// When the network has no IPv6.
     pub fn address6(&self) -> Ipv6Addr {
         self.v6.unwrap_or_else(|| panic!("{} has no IPv6 address", self.namespace.name()))
+    }
+
+    /// Its addresses, IPv4 first.
+    pub fn addresses(&self) -> impl Iterator<Item = IpAddr> {
+        self.v4.map(IpAddr::V4).into_iter().chain(self.v6.map(IpAddr::V6))
     }
 
     /// Where its files are.

@@ -15,7 +15,7 @@ mod support;
 
 use std::time::Duration;
 
-use flannel_lab::matrix;
+use flannel_lab::old_matrix as matrix;
 use flannel_lab::progress::Progress;
 use flannel_lab::workload::{Ipam, Workload, ensure_network};
 use flannel_lab::{Error, Result};

@@ -1,175 +1,142 @@
-//! The thread that carries packets between the TUN device and the socket, one at a time.
+//! The two threads that carry packets between the TUN device and the socket: one for each direction, so that each flow
+//! keeps its order.
 //!
 //! Not guaranteed: that a packet arrives. Whatever can't go on is dropped and counted, as a router would.
 
-use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
+use std::io;
+use std::net::{Ipv4Addr, SocketAddrV4, UdpSocket};
+use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
+use std::sync::Arc;
 use std::thread::JoinHandle;
 
-use tokio::net::UdpSocket;
-use tokio_util::sync::CancellationToken;
-use tun::AbstractDevice as _;
+use rustix::event::{EventfdFlags, PollFd, PollFlags, eventfd, poll};
 
-use super::packet::Packet;
+use super::device::Device;
+use super::inward::Inward;
+use super::outward::Outward;
 use super::table::Tunnels;
-use crate::metrics::{Counter, METRICS};
+use super::wire::Wire;
 
-/// The largest IPv4 packet, in bytes.
-const LARGEST: usize = 65_535;
+/// How packets are carried.
+#[derive(Debug, Clone, Copy)]
+pub struct Manner {
+    /// Where the socket is, and with that the source of what is sent.
+    pub listen: SocketAddrV4,
+    /// The host's own end of the network, for messages to its senders.
+    pub own: Ipv4Addr,
+    /// Many packets at a time, with the kernel's help; else one, as upstream.
+    pub offload: bool,
+    /// Senders without a lease are listened to, as upstream does.
+    pub any_source: bool,
+}
 
 /// The running proxy; it ends, and its device with it, when this is dropped.
 pub struct Proxy {
-    device: String,
-    stop: CancellationToken,
-    thread: Option<JoinHandle<()>>,
+    shared: Arc<Shared>,
+    threads: Vec<JoinHandle<()>>,
 }
 
-/// A packet can't go on. Told in the log at 1, 2, 4, 8, ... of a kind, so that a flood of them is no flood of lines.
-fn drop_for(reason: &Counter, why: impl FnOnce() -> String) {
-    let count = reason.inc();
-    if count.is_power_of_two() {
-        tracing::debug!("udp: {count} packets dropped so far because {}", why());
-    }
+struct Shared {
+    device: Device,
+    wire: Wire,
+    tunnels: Tunnels,
+    stop: OwnedFd,
 }
 
 impl Proxy {
-    /// Opens the device (its name may have a `%d` for the kernel to fill in) and the socket, and starts the thread.
+    /// Opens the device (its name may have a `%d` for the kernel to fill in) and the socket, and starts the threads.
     /// The error is a sentence with the remedy.
-    pub fn start(name: &str, listen: SocketAddrV4, own: Ipv4Addr, tunnels: Tunnels) -> Result<Self, String> {
-        let socket = std::net::UdpSocket::bind(listen).map_err(|e| {
+    pub fn start(name: &str, manner: Manner, tunnels: Tunnels) -> Result<Self, String> {
+        let Manner { listen, offload, .. } = manner;
+        let socket = UdpSocket::bind(listen).map_err(|e| {
             format!("can't listen on UDP {listen}: {e}; free the port or set another Backend.Port on all hosts")
         })?;
-        socket.set_nonblocking(true).map_err(|e| format!("can't make the UDP socket non-blocking: {e}"))?;
-        let mut config = tun::Configuration::default();
-        // Address, MTU and routes are the daemon's own work.
-        config.tun_name(name).platform_config(|platform| {
-            platform.ensure_root_privileges(false);
-        });
-        let device = tun::create(&config).map_err(|e| {
-            format!(
-                "can't open a TUN device: {e}; in a container, give it --device /dev/net/tun and --cap-add NET_ADMIN"
-            )
-        })?;
-        let name = device.tun_name().map_err(|e| format!("can't read the TUN device's name: {e}"))?;
-        let runtime = tokio::runtime::Builder::new_current_thread()
-            .enable_io()
-            .build()
+        let wire = Wire::new(socket, offload).map_err(|e| format!("can't set up the UDP socket: {e}"))?;
+        let device = Device::open(name, offload)?;
+        let stop = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)
             .map_err(|e| format!("can't start the udp proxy: {e}"))?;
-        let stop = CancellationToken::new();
-        let stopped = stop.clone();
-        let thread = std::thread::Builder::new()
-            .name("udp-proxy".into())
-            .spawn(move || {
-                if let Err(error) = runtime.block_on(carry(device, socket, own, &tunnels, &stopped)) {
-                    tracing::error!("udp proxy ended: {error}");
-                }
-            })
-            .map_err(|e| format!("can't start the udp proxy's thread: {e}"))?;
-        tracing::info!("carrying packets between {name} and UDP {listen}");
-        Ok(Self { device: name, stop, thread: Some(thread) })
+        tracing::info!(
+            "carrying packets between {} and UDP {listen}: {}; the kernel leaves us {}",
+            device.name(),
+            wire.describe(),
+            device.describe()
+        );
+        let mut proxy = Self { shared: Arc::new(Shared { device, wire, tunnels, stop }), threads: Vec::new() };
+        proxy.spawn("udp-out", move |shared| {
+            let Shared { device, wire, tunnels, .. } = shared;
+            let mut outward = Outward::new(device, wire, tunnels, manner.own, offload);
+            until_stopped(device.as_fd(), shared, || outward.carry())
+        })?;
+        proxy.spawn("udp-in", move |shared| {
+            let Shared { device, wire, tunnels, .. } = shared;
+            let mut inward = Inward::new(device, wire, tunnels, manner.any_source, offload);
+            until_stopped(wire.as_fd(), shared, || inward.carry())
+        })?;
+        Ok(proxy)
+    }
+
+    fn spawn(
+        &mut self,
+        name: &str,
+        body: impl FnOnce(&Shared) -> io::Result<()> + Send + 'static,
+    ) -> Result<(), String> {
+        let shared = Arc::clone(&self.shared);
+        let thread = std::thread::Builder::new().name(name.into()).spawn(move || {
+            if let Err(error) = body(&shared) {
+                tracing::error!("udp proxy ended: {error}");
+                shared.stop();
+            }
+        });
+        self.threads.push(thread.map_err(|e| format!("can't start the udp proxy's thread: {e}"))?);
+        Ok(())
     }
 
     /// The device's name.
     pub fn device(&self) -> &str {
-        &self.device
+        self.shared.device.name()
+    }
+}
+
+impl Shared {
+    fn stop(&self) {
+        // An addition to a counter of 64 bits does not fail before it is full.
+        if let Err(error) = rustix::io::write(&self.stop, &1_u64.to_ne_bytes()) {
+            tracing::error!("can't stop the udp proxy: {error}");
+        }
     }
 }
 
 impl Drop for Proxy {
     fn drop(&mut self) {
-        self.stop.cancel();
-        if let Some(thread) = self.thread.take()
-            && thread.join().is_err()
-        {
-            tracing::error!("udp proxy panicked");
-        }
-    }
-}
-
-async fn carry(
-    device: tun::Device,
-    socket: std::net::UdpSocket,
-    own: Ipv4Addr,
-    tunnels: &Tunnels,
-    stop: &CancellationToken,
-) -> std::io::Result<()> {
-    let device = tun::AsyncDevice::new(device)?;
-    let port = socket.local_addr()?.port();
-    let socket = UdpSocket::from_std(socket)?;
-    tokio::select! {
-        result = outward(&device, &socket, port, own, tunnels) => result,
-        result = inward(&device, &socket) => result,
-        () = stop.cancelled() => Ok(()),
-    }
-}
-
-/// From the device to the hosts.
-async fn outward(
-    device: &tun::AsyncDevice,
-    socket: &UdpSocket,
-    port: u16,
-    own: Ipv4Addr,
-    tunnels: &Tunnels,
-) -> std::io::Result<()> {
-    let mut buffer = vec![0; LARGEST];
-    loop {
-        let length = device.recv(&mut buffer).await?;
-        let Some(mut packet) = Packet::parse(&mut buffer[..length]) else {
-            // The kernel's own IPv6 chatter (router solicitations) ends here.
-            drop_for(&METRICS.udp_not_a_packet, || "the device gave no IPv4 packet".into());
-            continue;
-        };
-        let Some(host) = tunnels.host_of(packet.destination()) else {
-            drop_for(&METRICS.udp_no_lease, || "no lease has their destination".into());
-            if let Some(message) = packet.unreachable(own) {
-                write(device, &message).await?;
+        self.shared.stop();
+        for thread in self.threads.drain(..) {
+            if thread.join().is_err() {
+                tracing::error!("udp proxy panicked");
             }
-            continue;
-        };
-        if !packet.hop() {
-            drop_for(&METRICS.udp_ttl, || "their time to live was over".into());
-            continue;
-        }
-        let to = SocketAddr::from((host, port));
-        match socket.send_to(packet.bytes(), to).await {
-            Ok(bytes) => METRICS.udp_sent.add(bytes),
-            Err(error) => drop_for(&METRICS.udp_send_failed, || format!("{to} can't be sent to: {error}")),
         }
     }
 }
 
-/// From the hosts to the device.
-async fn inward(device: &tun::AsyncDevice, socket: &UdpSocket) -> std::io::Result<()> {
-    let mut buffer = vec![0; LARGEST];
+/// Carries until there is nothing, waits for more, and so on.
+fn until_stopped(
+    source: BorrowedFd<'_>,
+    shared: &Shared,
+    mut carry: impl FnMut() -> io::Result<bool>,
+) -> io::Result<()> {
+    let mut rounds: u32 = 0;
     loop {
-        let length = match socket.recv_from(&mut buffer).await {
-            Ok((length, _)) => length,
-            // An ICMP error of an earlier datagram, told on this socket.
-            Err(error) => {
-                drop_for(&METRICS.udp_receive_failed, || error.to_string());
-                continue;
-            }
-        };
-        let Some(mut packet) = Packet::parse(&mut buffer[..length]) else {
-            drop_for(&METRICS.udp_not_a_packet, || "a datagram held no whole IPv4 packet".into());
+        let dry = carry()?;
+        rounds = rounds.wrapping_add(1);
+        // A source that is never dry must not keep us from stopping.
+        if !dry && !rounds.is_multiple_of(256) {
             continue;
-        };
-        if packet.hop() {
-            METRICS.udp_received.add(packet.bytes().len());
-            write(device, packet.bytes()).await?;
-        } else {
-            drop_for(&METRICS.udp_ttl, || "their time to live was over".into());
         }
-    }
-}
-
-/// A packet the kernel does not take is dropped; a device that is gone ends the proxy.
-async fn write(device: &tun::AsyncDevice, packet: &[u8]) -> std::io::Result<()> {
-    match device.send(packet).await {
-        Err(error) if error.raw_os_error() == Some(rustix::io::Errno::BADFD.raw_os_error()) => Err(error),
-        Err(error) => {
-            drop_for(&METRICS.udp_device_refused, || format!("the device does not take them: {error}"));
-            Ok(())
+        let stop = PollFd::new(&shared.stop, PollFlags::IN);
+        let mut both = [PollFd::from_borrowed_fd(source, PollFlags::IN), stop];
+        match poll(&mut both, None) {
+            Ok(_) if !both[1].revents().is_empty() => return Ok(()),
+            Ok(_) | Err(rustix::io::Errno::INTR) => {}
+            Err(error) => return Err(error.into()),
         }
-        Ok(_) => Ok(()),
     }
 }

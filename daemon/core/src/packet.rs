@@ -1,13 +1,45 @@
-//! What the proxy does to packets; no sockets here. Contract, section 5.2.
+//! What the udp backend does to packets; no sockets here. Contract, section 5.2.
+//!
+//! A datagram between hosts holds one whole IPv4 packet. The kernel likes to hand over, and to be handed, many at once:
+//! [`cut`] makes wire packets of what it gives, [`join`] makes one of many of what the wire gives, and [`offload`] is
+//! the header by which both sides say so. Whatever the bytes, no function here panics.
 
 use std::net::Ipv4Addr;
 
+pub mod checksum;
+pub mod cut;
+pub mod join;
+pub mod offload;
+
 const ICMP: u8 = 1;
+const TCP: u8 = 6;
+const UDP: u8 = 17;
+/// Bytes of the shortest TCP header, and where its checksum is.
+const TCP_HEADER: usize = 20;
+const TCP_CHECKSUM: usize = 16;
+/// Bytes of the UDP header, and where its checksum is.
+const UDP_HEADER: usize = 8;
+const UDP_CHECKSUM: usize = 6;
+/// Where the IPv4 header has the don't-fragment and more-fragments flags and the fragment's offset.
+const FRAGMENT: usize = 6;
 const ICMP_UNREACHABLE: u8 = 3;
 const ICMP_HEADER: usize = 8;
 const IPV4_HEADER: usize = 20;
 /// As upstream sends its ICMP messages.
 const ICMP_TTL: u8 = 8;
+
+/// Places and flags of the TCP header (RFC 9293, section 3.1).
+mod tcp {
+    /// The byte whose high half is the header's length in words.
+    pub(super) const OFFSET: usize = 12;
+    /// The byte of the flags.
+    pub(super) const FLAGS: usize = 13;
+    pub(super) const FIN: u8 = 0x01;
+    pub(super) const PSH: u8 = 0x08;
+    pub(super) const ACK: u8 = 0x10;
+    pub(super) const ECE: u8 = 0x40;
+    pub(super) const CWR: u8 = 0x80;
+}
 
 /// An IPv4 packet whose header is whole and whose lengths are true.
 #[derive(Debug)]
@@ -29,6 +61,19 @@ impl<'a> Packet<'a> {
     /// The packet's bytes.
     pub fn bytes(&self) -> &[u8] {
         self.bytes
+    }
+
+    /// Where it says it comes from.
+    pub fn source(&self) -> Ipv4Addr {
+        self.address(12)
+    }
+
+    fn protocol(&self) -> u8 {
+        self.bytes[9]
+    }
+
+    fn word(&self, at: usize) -> u16 {
+        u16::from_be_bytes([self.bytes[at], self.bytes[at + 1]])
     }
 
     /// Where it wants to go.
@@ -73,24 +118,12 @@ impl<'a> Packet<'a> {
         reply[16..20].copy_from_slice(&self.address(12).octets());
         reply[IPV4_HEADER] = ICMP_UNREACHABLE;
         reply.extend_from_slice(quoted);
-        let sum = checksum(&reply[..IPV4_HEADER]);
-        reply[10..12].copy_from_slice(&sum.to_be_bytes());
-        let sum = checksum(&reply[IPV4_HEADER..]);
-        reply[IPV4_HEADER + 2..IPV4_HEADER + 4].copy_from_slice(&sum.to_be_bytes());
+        let sum = checksum::field(checksum::sum(&reply[..IPV4_HEADER]));
+        reply[10..12].copy_from_slice(&sum);
+        let sum = checksum::field(checksum::sum(&reply[IPV4_HEADER..]));
+        reply[IPV4_HEADER + 2..IPV4_HEADER + 4].copy_from_slice(&sum);
         Some(reply)
     }
-}
-
-/// The Internet checksum (RFC 1071).
-fn checksum(bytes: &[u8]) -> u16 {
-    let words = bytes.chunks(2).map(|w| u32::from(u16::from_be_bytes([w[0], w.get(1).copied().unwrap_or(0)])));
-    let mut sum: u32 = words.sum();
-    while sum > 0xffff {
-        sum = (sum & 0xffff) + (sum >> 16);
-    }
-    #[expect(clippy::cast_possible_truncation, reason = "the loop above left 16 bits")]
-    let sum = sum as u16;
-    !sum
 }
 
 #[cfg(test)]
@@ -152,11 +185,11 @@ mod tests {
             packet[4..6].copy_from_slice(&id.to_be_bytes());
             packet[8] = id.to_be_bytes()[1].max(2);
             packet[10..12].fill(0);
-            let sum = checksum(&packet[..20]);
-            packet[10..12].copy_from_slice(&sum.to_be_bytes());
+            let sum = checksum::field(checksum::sum(&packet[..20]));
+            packet[10..12].copy_from_slice(&sum);
             let mut parsed = Packet::parse(&mut packet).unwrap();
             assert!(parsed.hop());
-            assert_eq!(checksum(&packet[..20]), 0, "id {id}");
+            assert!(checksum::is_right(checksum::sum(&packet[..20])), "id {id}");
         }
     }
 

@@ -1,36 +1,22 @@
-//! Figures of a flanneld in network namespaces, as one table. `ci/bench` builds what it needs and runs it.
+//! Start, memory and one flow over each backend, as one table.
 //!
 //! ```text
 //! pod -- cbr0 h1 ==== switch ==== h2 cbr0 -- pod       the reference: h1 to h2, nothing of flannel in between
 //! ```
 
 use std::path::Path;
-use std::process::{Command, ExitCode};
+use std::process::Command;
 use std::time::{Duration, Instant};
 
-use flannel_lab::netns::{
-    Context as _, Error, Host, Lab, Namespace, Pod, Process, Result, SOON, Signal, eventually, output,
-};
+use flannel_lab::netns::{Context as _, Error, Host, Lab, Pod, Process, Result, SOON, Signal, eventually, output};
+
+use crate::measure::tcp;
 
 const RUNS: usize = 20;
 const SECONDS: u32 = 4;
 const BACKENDS: [&str; 3] = ["host-gw", "vxlan", "udp"];
 
-fn main() -> ExitCode {
-    let Some(program) = std::env::args().nth(1) else {
-        eprintln!("netns-bench: which flanneld? netns-bench PATH");
-        return ExitCode::from(2);
-    };
-    match bench(Path::new(&program)) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(e) => {
-            eprintln!("netns-bench: {e}");
-            ExitCode::FAILURE
-        }
-    }
-}
-
-fn bench(program: &Path) -> Result<()> {
+pub(crate) fn bench(program: &Path) -> Result<()> {
     let size = std::fs::metadata(program).context(|| program.display().to_string())?.len();
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     println!("{}: {:.2} MiB; {cores} cores, kernel {}", program.display(), mebi(size), kernel()?);
@@ -49,7 +35,7 @@ fn bench(program: &Path) -> Result<()> {
 
     println!("\none TCP flow for {SECONDS} s                       Gbit/s   ratio");
     let plain = lab(2, "alloc")?;
-    let reference = gigabits(plain.host(1), plain.host(2), &plain.host(2).address().to_string())?;
+    let reference = tcp(plain.host(1), plain.host(2), plain.host(2).address(), 1, SECONDS)?.gigabits;
     drop(plain);
     flow("host to host without flannel", reference, reference);
     for backend in BACKENDS {
@@ -59,7 +45,7 @@ fn bench(program: &Path) -> Result<()> {
         }
         let (one, two) = (lab.host(1).pod(1)?, lab.host(2).pod(1)?);
         reachable(&one, &two)?;
-        flow(&format!("pod to pod, {backend}"), gigabits(&one, &two, &two.address().to_string())?, reference);
+        flow(&format!("pod to pod, {backend}"), tcp(&one, &two, two.address(), 1, SECONDS)?.gigabits, reference);
     }
     Ok(())
 }
@@ -70,7 +56,7 @@ fn lab(hosts: usize, backend: &str) -> Result<Lab> {
     Ok(lab)
 }
 
-fn reachable(one: &Pod, two: &Pod) -> Result<()> {
+pub(crate) fn reachable(one: &Pod, two: &Pod) -> Result<()> {
     eventually("the first answer between pods", SOON, || {
         let report = one.ping(two.address(), 1)?;
         if report.replies.is_empty() { Err(Error::new(report.text)) } else { Ok(()) }
@@ -135,28 +121,11 @@ fn idle(program: &Path, backend: &str) -> Result<f64> {
     Ok(mebi(kib * 1024))
 }
 
-/// What iperf3 receives over one TCP flow; its server (`-1`) ends by itself after it.
-fn gigabits(sender: &Namespace, receiver: &Namespace, address: &str) -> Result<f64> {
-    let log = tempfile::NamedTempFile::new().context(|| "temporary file".to_owned())?;
-    let mut command = receiver.command("iperf3");
-    command.args(["-s", "-1", "-B", address]);
-    let server = Process::start("iperf3 -s", command, log.path())?;
-    eventually("iperf3's server", SOON, || {
-        let listening = receiver.exec("ss -Hltn")?;
-        if listening.contains(":5201") { Ok(()) } else { Err(Error::new(listening)) }
-    })?;
-    let report = sender.exec(&format!("iperf3 -J -t {SECONDS} -c {address}"))?;
-    server.exit_within(SOON)?;
-    let report: serde_json::Value = serde_json::from_str(&report).context(|| "iperf3's report".to_owned())?;
-    let bits = report["end"]["sum_received"]["bits_per_second"].as_f64();
-    bits.map(|b| b / 1e9).context(|| format!("no bits_per_second in {report}"))
-}
-
-fn kernel() -> Result<String> {
+pub(crate) fn kernel() -> Result<String> {
     Ok(output(Command::new("uname").arg("-r"))?.trim().to_owned())
 }
 
-fn mebi(bytes: u64) -> f64 {
+pub(crate) fn mebi(bytes: u64) -> f64 {
     #[expect(clippy::cast_precision_loss, reason = "sizes far below 2^52, shown with two digits")]
     let bytes = bytes as f64;
     bytes / 1024.0 / 1024.0

@@ -1,0 +1,237 @@
+//! Checks of one path, each tried once: a packet that is lost is a result, not a reason to try again.
+
+use std::io::{Read as _, Write as _};
+use std::net::{IpAddr, SocketAddr, TcpStream, UdpSocket};
+use std::time::{Duration, Instant};
+
+use rustix::io::Errno;
+use rustix::net::sockopt::{Ipv4PathMtuDiscovery, Ipv6PathMtuDiscovery, set_ip_mtu_discover, set_ipv6_mtu_discover};
+use serde::{Deserialize, Serialize};
+use sha2::{Digest as _, Sha256};
+
+use super::echo::Echo;
+use super::server::{ECHO, SUM, line};
+
+/// Pings a path gets.
+const PINGS: u16 = 5;
+/// The pause between two pings.
+const PING_PACE: Duration = Duration::from_millis(10);
+/// How long an answer may take.
+const PATIENCE: Duration = Duration::from_secs(2);
+/// Bytes of the TCP check: more than one window.
+const TCP_BYTES: usize = 256 * 1024;
+/// How long the throughput is driven.
+const DRIVE: Duration = Duration::from_millis(100);
+/// How long what is under way then may take to arrive.
+const DRAIN: Duration = Duration::from_secs(20);
+/// What the fragments' check sends beyond the MTU.
+const BEYOND: usize = 1000;
+
+/// What can be tried on a path.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Check {
+    /// Pings; the mean time in ms. All must be answered.
+    Ping,
+    /// A transfer with checksum; its time in ms.
+    Tcp,
+    /// A datagram and back; its time in ms.
+    Udp,
+    /// A packet of exactly the MTU that must not be fragmented; ms.
+    ExactMtu,
+    /// A packet one byte above: refused at once with the reason; the MTU.
+    AboveMtu,
+    /// A datagram far above, which may be fragmented; ms.
+    Fragments,
+    /// Bytes for a tenth of a second; Mbit/s.
+    Throughput,
+    /// Nothing may be answered at all; 0.
+    Silence,
+}
+
+/// A path to try.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Ask {
+    /// Whose path it is; comes back with the answer.
+    pub id: usize,
+    /// Where to.
+    pub target: SocketAddr,
+    /// The MTU of the path as flannel tells it.
+    pub mtu: u32,
+    /// What to try.
+    pub checks: Vec<Check>,
+}
+
+/// What came of one check.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Answer {
+    /// Whose path it was.
+    pub id: usize,
+    /// What was tried.
+    pub check: Check,
+    /// Its value, or in words what is wrong.
+    pub outcome: Result<f64, String>,
+    /// Lost packets of a [`Check::Ping`], in percent.
+    pub loss: f64,
+}
+
+/// Tries all, one after the other, from where the caller stands.
+#[must_use]
+pub fn ask_all(asks: &[Ask]) -> Vec<Answer> {
+    asks.iter()
+        .flat_map(|ask| {
+            ask.checks.iter().map(|check| {
+                let (outcome, loss) = try_one(ask, *check);
+                Answer { id: ask.id, check: *check, outcome: outcome.map_err(|error| error.to_string()), loss }
+            })
+        })
+        .collect()
+}
+
+fn try_one(ask: &Ask, check: Check) -> (std::io::Result<f64>, f64) {
+    let mtu = usize::try_from(ask.mtu).unwrap_or(0);
+    let outcome = match check {
+        Check::Ping => match ping(ask.target.ip(), PINGS) {
+            Ok((ms, 0)) => Ok(ms),
+            Ok((_, lost)) => {
+                let error = std::io::Error::other(format!("{lost} of {PINGS} pings to {} lost", ask.target.ip()));
+                return (Err(error), f64::from(lost) * 100.0 / f64::from(PINGS));
+            }
+            Err(error) => Err(error),
+        },
+        Check::Tcp => tcp(ask.target),
+        Check::Udp => udp(ask.target, 64, true),
+        Check::ExactMtu => udp(ask.target, payload(ask.target.ip(), mtu), true),
+        Check::AboveMtu => match udp(ask.target, payload(ask.target.ip(), mtu + 1), true) {
+            Err(error) if error.raw_os_error() == Some(Errno::MSGSIZE.raw_os_error()) => Ok(f64::from(ask.mtu)),
+            Err(error) => Err(std::io::Error::other(format!("{} bytes: not refused but {error}", mtu + 1))),
+            Ok(_) => Err(std::io::Error::other(format!("{} bytes went through an MTU of {mtu}", mtu + 1))),
+        },
+        Check::Fragments => udp(ask.target, payload(ask.target.ip(), mtu) + BEYOND, false),
+        Check::Throughput => throughput(ask.target),
+        Check::Silence => match ping(ask.target.ip(), 1) {
+            Ok((_, 0)) => Err(std::io::Error::other("an answer came where there must be none")),
+            // Lost, or refused on the spot.
+            _ => Ok(0.0),
+        },
+    };
+    (outcome, 0.0)
+}
+
+/// The payload of a UDP packet of `length` bytes.
+fn payload(target: IpAddr, length: usize) -> usize {
+    length.saturating_sub(if target.is_ipv6() { 48 } else { 28 })
+}
+
+/// The mean time in ms and how many were lost.
+fn ping(target: IpAddr, count: u16) -> std::io::Result<(f64, u16)> {
+    let echo = Echo::new(target)?;
+    let (mut total, mut answered) = (0.0, 0_u16);
+    for sequence in 1..=count {
+        let sent = Instant::now();
+        if echo.send(sequence).is_ok() {
+            let deadline = sent + if count == 1 { PATIENCE / 2 } else { PATIENCE };
+            while let Some(left) = deadline.checked_duration_since(Instant::now()).filter(|left| !left.is_zero()) {
+                echo.socket().set_read_timeout(Some(left))?;
+                match echo.receive() {
+                    Ok(Some(number)) if number == sequence => {
+                        total += sent.elapsed().as_secs_f64() * 1000.0;
+                        answered += 1;
+                        break;
+                    }
+                    // A late answer, or an error that a router told: the answer may still come.
+                    _ => {}
+                }
+            }
+        }
+        if sequence < count {
+            std::thread::park_timeout(PING_PACE);
+        }
+    }
+    Ok((total / f64::from(answered.max(1)), count - answered))
+}
+
+fn connect(target: SocketAddr, wish: u8) -> std::io::Result<TcpStream> {
+    let mut stream = TcpStream::connect_timeout(&target, PATIENCE)?;
+    stream.set_read_timeout(Some(PATIENCE))?;
+    stream.set_write_timeout(Some(PATIENCE))?;
+    stream.write_all(&[wish])?;
+    Ok(stream)
+}
+
+fn answer(stream: &mut TcpStream) -> std::io::Result<String> {
+    stream.shutdown(std::net::Shutdown::Write)?;
+    let mut text = String::new();
+    stream.read_to_string(&mut text)?;
+    Ok(text)
+}
+
+/// Connects for an echo, as a flow does.
+pub(super) fn connect_echo(target: SocketAddr) -> std::io::Result<TcpStream> {
+    connect(target, ECHO)
+}
+
+fn tcp(target: SocketAddr) -> std::io::Result<f64> {
+    let begin = Instant::now();
+    let mut stream = connect(target, SUM)?;
+    let mut bytes = vec![0; TCP_BYTES];
+    fastrand::fill(&mut bytes);
+    stream.write_all(&bytes)?;
+    let got = answer(&mut stream)?;
+    let mut sum = Sha256::new();
+    sum.update(&bytes);
+    let wanted = line(sum, bytes.len());
+    if got == wanted {
+        return Ok(begin.elapsed().as_secs_f64() * 1000.0);
+    }
+    Err(std::io::Error::other(format!("{TCP_BYTES} bytes to {target} came as {:?}", got.trim())))
+}
+
+fn udp(target: SocketAddr, payload: usize, whole: bool) -> std::io::Result<f64> {
+    let any: SocketAddr = if target.is_ipv6() { ([0; 16], 0).into() } else { ([0; 4], 0).into() };
+    let socket = UdpSocket::bind(any)?;
+    socket.set_read_timeout(Some(PATIENCE))?;
+    match (target.is_ipv6(), whole) {
+        (false, true) => set_ip_mtu_discover(&socket, Ipv4PathMtuDiscovery::DO)?,
+        (false, false) => set_ip_mtu_discover(&socket, Ipv4PathMtuDiscovery::DONT)?,
+        (true, true) => set_ipv6_mtu_discover(&socket, Ipv6PathMtuDiscovery::DO)?,
+        (true, false) => set_ipv6_mtu_discover(&socket, Ipv6PathMtuDiscovery::DONT)?,
+    }
+    socket.connect(target)?;
+    let mut sent = vec![0; payload];
+    fastrand::fill(&mut sent);
+    let begin = Instant::now();
+    socket.send(&sent)?;
+    let mut got = vec![0; payload + 1];
+    let length = socket.recv(&mut got).map_err(|error| {
+        if error.raw_os_error() == Some(Errno::MSGSIZE.raw_os_error()) {
+            return error;
+        }
+        std::io::Error::other(format!("{payload} bytes by UDP to {target}: no answer: {error}"))
+    })?;
+    if got[..length] != sent {
+        return Err(std::io::Error::other(format!("{payload} bytes by UDP to {target} came back changed")));
+    }
+    Ok(begin.elapsed().as_secs_f64() * 1000.0)
+}
+
+fn throughput(target: SocketAddr) -> std::io::Result<f64> {
+    let mut stream = connect(target, SUM)?;
+    stream.set_read_timeout(Some(DRAIN))?;
+    let chunk = vec![0x5a; 64 * 1024];
+    let begin = Instant::now();
+    let mut sent = 0_usize;
+    while begin.elapsed() < DRIVE {
+        sent += stream.write(&chunk)?;
+    }
+    let got = answer(&mut stream)?;
+    let took = begin.elapsed().as_secs_f64();
+    match got.split_whitespace().nth(1).and_then(|text| text.parse::<usize>().ok()) {
+        Some(bytes) if bytes == sent => {
+            #[expect(clippy::cast_precision_loss, reason = "some megabytes")]
+            let bits = sent as f64 * 8.0;
+            Ok(bits / took / 1e6)
+        }
+        _ => Err(std::io::Error::other(format!("{sent} bytes to {target} came as {:?}", got.trim()))),
+    }
+}

@@ -1,0 +1,86 @@
+//! The matrix of a lab of namespaces.
+
+use std::net::{IpAddr, SocketAddr};
+use std::thread;
+
+use super::node::PUBLISHED;
+use super::{Node, World};
+use crate::matrix::{Cell, Kind, Path, Place, by_asker, cells, plan};
+use crate::measure::{Answer, Ask, PORT, ask_all};
+use crate::netns::namespace::join;
+use crate::netns::{Context, Error, Namespace, Result, SubnetEnv};
+
+impl World {
+    /// Every place of the populated hosts.
+    pub fn places(&self) -> Result<Vec<Place>> {
+        let mut places = Vec::new();
+        for (node, number) in self.nodes().iter().zip(1..).filter(|(node, _)| node.pods().next().is_some()) {
+            let mtu = self.topology().underlay_of(&node.spec().underlay).mtu;
+            let place = |kind, name: String, network: &str, address: SocketAddr, mtu| Place {
+                kind,
+                name,
+                host: node.name().to_owned(),
+                network: network.to_owned(),
+                address,
+                mtu,
+            };
+            let several = self.topology().network.len() > 1;
+            for pod in node.pods() {
+                let network = &pod.network;
+                let name = if several { format!("c{number}-{network}") } else { format!("c{number}") };
+                let mtu = node.mtu_of(self, network)?;
+                for address in pod.addresses() {
+                    places.push(place(Kind::Container, name.clone(), network, (address, PORT).into(), mtu));
+                }
+                let text = node.subnet_text_of(self, network)?;
+                for variable in ["FLANNEL_SUBNET", "FLANNEL_IPV6_SUBNET"] {
+                    let Ok(gateway) = SubnetEnv::value(&text, variable) else { continue };
+                    let address: IpAddr = gateway
+                        .split('/')
+                        .next()
+                        .unwrap_or_default()
+                        .parse()
+                        .context(|| format!("{}: {variable}={gateway}", node.name()))?;
+                    places.push(place(Kind::Gateway, node.name().to_owned(), network, (address, PORT).into(), mtu));
+                }
+            }
+            for address in node.addresses(self.topology()) {
+                places.push(place(Kind::Host, node.name().to_owned(), "", (address, PORT).into(), mtu));
+            }
+            if let Some(pod) = node.pods().next().filter(|pod| pod.addresses().any(|address| address.is_ipv4())) {
+                let name = format!("{}:{PUBLISHED}", node.name());
+                places.push(place(Kind::Published, name, &pod.network, (node.address(), PUBLISHED).into(), mtu));
+            }
+        }
+        Ok(places)
+    }
+
+    /// Tries every path once; all askers at once, but one after the other for the throughput.
+    pub fn try_all(&self, places: &[Place]) -> Result<Vec<Cell>> {
+        let paths: Vec<Path> = plan(places, self.topology());
+        let quiet = by_asker(places, &paths, false);
+        let mut answers: Vec<Answer> = thread::scope(|scope| {
+            let threads: Vec<_> =
+                quiet.iter().map(|(name, asks)| scope.spawn(move || self.ask(places, name, asks))).collect();
+            threads.into_iter().map(|thread| join(thread.join())).collect::<Result<Vec<_>>>()
+        })?
+        .concat();
+        for (name, asks) in &by_asker(places, &paths, true) {
+            answers.extend(self.ask(places, name, asks)?);
+        }
+        Ok(cells(&paths, answers))
+    }
+
+    fn ask(&self, places: &[Place], name: &str, asks: &[Ask]) -> Result<Vec<Answer>> {
+        let place = places.iter().find(|place| place.name == name && place.kind != Kind::Gateway);
+        let place = place.context(|| format!("there is no place {name}"))?;
+        let node: &Node = self.node(&place.host)?;
+        let namespace: &Namespace = if place.kind == Kind::Host {
+            node
+        } else {
+            let pod = node.pods().find(|pod| pod.network == place.network);
+            pod.ok_or_else(|| Error::new(format!("{name}: no such pod")))?
+        };
+        namespace.run(|_| ask_all(asks))
+    }
+}
