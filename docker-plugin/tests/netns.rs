@@ -7,7 +7,7 @@ use flannel_core::name::IfName;
 use flannel_docker::firewall::iptables::Iptables;
 use flannel_docker::firewall::{Bridge, Firewall as _, RuleSet};
 use flannel_docker::links::netlink::Netlink;
-use flannel_docker::links::{BridgeSpec, CableSpec, HostRoute, LinkError, Links as _};
+use flannel_docker::links::{BridgeSpec, CableSpec, HostRoute, LinkError, Links as _, Owned};
 use ipnet::IpNet;
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 

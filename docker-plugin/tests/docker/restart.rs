@@ -179,6 +179,21 @@ fn state_damaged() {
     });
 }
 
+// Nobody is there to ask, and the containers run on: what is not known is spared.
+#[test]
+fn state_damaged_while_dockerd_is_down() {
+    survives(LIVE, |site| {
+        site.end_docker(Signal::KILL)?;
+        site.end_plugin(Signal::KILL)?;
+        std::fs::write(site.state_file(), "").unwrap();
+        site.launch()?;
+        site.start_docker()?;
+        site.ping("c1", "c2")?;
+        site.is_well()?;
+        site.docker("restart c2").map(drop)
+    });
+}
+
 #[test]
 fn host_rebooted() {
     survives(&[], |site| {
