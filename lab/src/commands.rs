@@ -1,19 +1,19 @@
 //! What `flannel-lab` does, a function a command.
 
+mod containers;
 mod lab;
+mod spaces;
 mod up;
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-pub use up::up;
-
-use crate::args::Args;
-use crate::engine::Engine;
+use crate::args::{Args, Runner};
 use crate::host::LabHost;
 use crate::progress::{Progress, print};
+use crate::topology::Topology;
 use crate::workload::Workload;
-use crate::{Error, Result};
+use crate::{Error, Result, keep, results};
 
 use lab::Lab;
 
@@ -25,46 +25,103 @@ const FILE_BYTES: u64 = 16 << 20;
 /// New hosts know each other within this time.
 const SETTLE: Duration = Duration::from_secs(15);
 
-/// Takes the lab down; a lab that is not there is down.
-pub async fn down(args: &Args, progress: &Progress) -> Result<()> {
-    let engine = Engine::connect().await?;
-    if progress.during("compose removes the lab", lab::remove(&engine, &args.name)).await? {
-        progress.say(format_args!("lab {} removed: its containers, their volumes and its network", args.name));
-    } else {
-        progress.say(format_args!("lab {}: there is none", args.name));
+/// Brings a lab up.
+pub async fn up(args: &Args, progress: &Progress) -> Result<()> {
+    match args.runner {
+        Some(Runner::Namespaces) => spaces::up(args, progress).await,
+        _ => up::up(args, progress).await,
     }
-    Ok(())
 }
 
-/// Tries every path of a running lab.
+/// Holds a lab of namespaces in the background.
+pub async fn keep(args: &Args) -> Result<()> {
+    spaces::hold(args).await
+}
+
+/// Takes the lab down; a lab that is not there is down.
+pub async fn down(args: &Args, progress: &Progress) -> Result<()> {
+    match keep::find(&args.name)? {
+        Some(state) => spaces::down(args, progress, &state).await,
+        None => containers::down(args, progress).await,
+    }
+}
+
+/// Tries every path.
 pub async fn matrix(args: &Args, progress: &Progress) -> Result<()> {
-    let lab = Lab::find(&Engine::connect().await?, &args.name).await?;
-    let workloads = workloads(&lab.hosts).await?;
-    try_all(&lab, &workloads, progress).await
+    if args.runner == Some(Runner::Namespaces) {
+        return spaces::matrix_alone(args, progress).await;
+    }
+    if !args.words.is_empty() {
+        return Err(Error::Usage("a topology is for matrix --in namespaces".to_owned()));
+    }
+    match keep::find(&args.name)? {
+        Some(_) => spaces::matrix_again(args),
+        None => containers::matrix(args, progress).await,
+    }
 }
 
 /// Shows hosts, leases and containers.
 pub async fn status(args: &Args) -> Result<()> {
-    let lab = Lab::find(&Engine::connect().await?, &args.name).await?;
-    print(format_args!("lab {}, {}, underlay {}.0/24\n", lab.name, lab.backend, lab.underlay));
-    for host in &lab.hosts {
-        let lease = host.lease().await.unwrap_or_else(|error| error.to_string());
-        let format = "{{.Names}} ({{.Image}}) {{.Status}} on {{.Networks}}";
-        let containers = match host.docker(&["ps", "--format", format]).await {
-            Ok(none) if none.is_empty() => "no containers".to_owned(),
-            Ok(containers) => containers.replace('\n', "\n  "),
-            Err(error) => error.to_string(),
-        };
-        print(format_args!("{} ({}): lease {lease}\n  {containers}\n", host.name, host.container));
+    match keep::find(&args.name)? {
+        Some(state) => spaces::status(args, &state),
+        None => containers::status(args).await,
     }
-    Ok(())
+}
+
+/// Runs a command on a host; its exit code.
+pub async fn exec(args: &Args) -> Result<i32> {
+    match keep::find(&args.name)? {
+        Some(state) => spaces::exec(args, &state).await,
+        None => containers::exec(args).await,
+    }
 }
 
 /// Writes down all that is known of each host.
 pub async fn diagnose(args: &Args, progress: &Progress) -> Result<()> {
-    let lab = Lab::find(&Engine::connect().await?, &args.name).await?;
-    let directory = write_diagnosis(&lab).await?;
-    progress.say(format_args!("written: {}", directory.display()));
+    match keep::find(&args.name)? {
+        Some(_) => spaces::diagnose(args),
+        None => containers::diagnose(args, progress).await,
+    }
+}
+
+/// Breaks things.
+pub async fn fault(args: &Args, progress: &Progress) -> Result<()> {
+    spaces::fault(args, progress).await
+}
+
+/// Measures throughput.
+pub async fn bench(args: &Args, progress: &Progress) -> Result<()> {
+    spaces::measure(args, progress).await
+}
+
+/// Writes the page of all that was found.
+pub fn report(args: &Args, progress: &Progress) -> Result<()> {
+    let mut results = results::load(&args.results)?;
+    results.settings = crate::report::settings();
+    let path = args.out.clone().unwrap_or_else(|| args.results.join("report.html"));
+    write(&path, &crate::report::page(&results))?;
+    progress.say(format_args!("written: {}", path.display()));
+    Ok(())
+}
+
+/// Writes the failure matrix of all that was found.
+pub fn failures(args: &Args, progress: &Progress) -> Result<()> {
+    let results = results::load(&args.results)?;
+    let path = args.out.clone().unwrap_or_else(|| args.results.join("failure-matrix.md"));
+    write(&path, &crate::report::failures(&results, &crate::report::settings()))?;
+    progress.say(format_args!("written: {}", path.display()));
+    Ok(())
+}
+
+fn write(path: &Path, text: &str) -> Result<()> {
+    std::fs::write(path, text).map_err(|error| Error::State(format!("{}: {error}", path.display())))
+}
+
+/// Names the ready topologies.
+pub fn topologies() -> Result<()> {
+    for name in Topology::ready() {
+        print(format_args!("{name:18} {}\n", Topology::load(name)?.about));
+    }
     Ok(())
 }
 

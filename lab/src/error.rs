@@ -54,6 +54,12 @@ pub enum Error {
     State(String),
 }
 
+impl From<crate::netns::Error> for Error {
+    fn from(error: crate::netns::Error) -> Self {
+        Self::State(error.to_string())
+    }
+}
+
 impl Error {
     /// For `map_err`: an error of Docker while `doing` something.
     pub fn docker(doing: impl Into<String>) -> impl FnOnce(bollard::errors::Error) -> Self {

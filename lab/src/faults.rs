@@ -28,6 +28,7 @@ use crate::netns::Result;
 pub use judge::judge;
 pub use run::{Options, run_all};
 pub use scene::Scene;
+pub(crate) use table::newcomer;
 pub use table::render;
 
 /// What a flow may lose.

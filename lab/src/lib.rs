@@ -13,6 +13,7 @@
 //! ```
 
 pub mod args;
+pub mod bench;
 pub mod commands;
 pub mod compose;
 pub mod diagnose;
@@ -21,12 +22,15 @@ pub mod error;
 pub mod eventually;
 pub mod faults;
 pub mod host;
+pub mod keep;
 pub mod matrix;
 pub mod measure;
 pub mod netns;
 pub mod old_matrix;
 pub mod probe;
 pub mod progress;
+pub mod report;
+pub mod results;
 pub mod topology;
 pub mod underlay;
 pub mod workload;

@@ -1,4 +1,4 @@
-//! `flannel-lab`: makes a lab of Docker hosts, tries it, takes it down.
+//! `flannel-lab`: makes labs, tries them, breaks them, tells what it found.
 
 use std::process::ExitCode;
 
@@ -16,10 +16,22 @@ async fn main() -> ExitCode {
         Err(error) => Err(error),
         Ok(args) => match args.action {
             Action::Up => commands::up(&args, &progress).await,
+            Action::Keep => commands::keep(&args).await,
             Action::Down => commands::down(&args, &progress).await,
             Action::Matrix => commands::matrix(&args, &progress).await,
             Action::Status => commands::status(&args).await,
+            Action::Exec => match commands::exec(&args).await {
+                Ok(0) => Ok(()),
+                // The command's own, not ours.
+                Ok(code) => return ExitCode::from(u8::try_from(code).unwrap_or(1)),
+                Err(error) => Err(error),
+            },
             Action::Diagnose => commands::diagnose(&args, &progress).await,
+            Action::Fault => commands::fault(&args, &progress).await,
+            Action::Bench => commands::bench(&args, &progress).await,
+            Action::Report => commands::report(&args, &progress),
+            Action::Failures => commands::failures(&args, &progress),
+            Action::Topologies => commands::topologies(),
             Action::Help => {
                 print(format_args!("{}", args::HELP));
                 Ok(())

@@ -93,6 +93,7 @@ pub struct Matrix {
 #[must_use]
 pub fn plan(places: &[Place], topology: &Topology) -> Vec<Path> {
     let networks: BTreeSet<(&str, &str)> = places.iter().map(|p| (p.host.as_str(), p.network.as_str())).collect();
+    let several = topology.network.len() > 1;
     let mut paths = Vec::new();
     for (from, asks) in
         places.iter().enumerate().filter(|(_, place)| matches!(place.kind, Kind::Container | Kind::Host))
@@ -104,10 +105,16 @@ pub fn plan(places: &[Place], topology: &Topology) -> Vec<Path> {
             let apart = crosses && asked.kind != Kind::Host && topology.are_apart(&asks.host, &asked.host);
             // A host reaches the containers of a network that it is on itself.
             let foreign = match asks.kind {
-                Kind::Container => asks.network != asked.network && !asked.network.is_empty(),
+                // With several networks nothing is masqueraded, so a host must know the way back.
+                Kind::Container if several && !own => !networks.contains(&(&asked.host, &asks.network)),
+                Kind::Container => false,
+                _ if asked.kind == Kind::Published => false,
                 _ => !asked.network.is_empty() && !networks.contains(&(&asks.host, &asked.network)),
             };
-            if !same_family || from == to || (foreign && asked.kind != Kind::Published) {
+            let other_network = asks.kind == Kind::Container
+                && matches!(asked.kind, Kind::Container | Kind::Gateway)
+                && asks.network != asked.network;
+            if !same_family || from == to || foreign || other_network {
                 continue;
             }
             let checks: &[Check] = match (asks.kind, asked.kind) {
@@ -136,13 +143,33 @@ pub fn plan(places: &[Place], topology: &Topology) -> Vec<Path> {
     paths
 }
 
-/// What each asking name has to try: first all that disturbs nobody, then, one after the other, the throughput.
+/// When a check is tried: what counts single packets goes before what fills queues.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Phase {
+    /// Single packets; all askers at once.
+    Quiet,
+    /// Short transfers; all askers at once.
+    Transfers,
+    /// One after the other.
+    Throughput,
+}
+
+impl Phase {
+    fn of(check: Check) -> Self {
+        match check {
+            Check::Tcp => Self::Transfers,
+            Check::Throughput => Self::Throughput,
+            _ => Self::Quiet,
+        }
+    }
+}
+
+/// What each asking name has to try in a phase.
 #[must_use]
-pub fn by_asker(places: &[Place], paths: &[Path], throughput: bool) -> BTreeMap<String, Vec<Ask>> {
+pub fn by_asker(places: &[Place], paths: &[Path], phase: Phase) -> BTreeMap<String, Vec<Ask>> {
     let mut asks: BTreeMap<String, Vec<Ask>> = BTreeMap::new();
     for (id, path) in paths.iter().enumerate() {
-        let checks: Vec<Check> =
-            path.checks.iter().copied().filter(|check| (*check == Check::Throughput) == throughput).collect();
+        let checks: Vec<Check> = path.checks.iter().copied().filter(|check| Phase::of(*check) == phase).collect();
         if checks.is_empty() {
             continue;
         }
@@ -266,13 +293,17 @@ mod tests {
     }
 
     #[test]
-    fn throughput_is_asked_apart_from_the_rest() {
+    fn what_fills_queues_is_asked_apart_from_the_rest() {
         let (places, topology) = (places(), Topology::load("three-hosts").unwrap());
         let paths = plan(&places, &topology);
-        let quiet = by_asker(&places, &paths, false);
-        let loud = by_asker(&places, &paths, true);
-        assert!(quiet.values().flatten().all(|ask| !ask.checks.contains(&Check::Throughput)));
-        assert_eq!(loud.values().flatten().count(), 12);
-        assert_eq!(quiet.len(), 6);
+        let asked = |phase| -> Vec<Check> {
+            by_asker(&places, &paths, phase).into_values().flatten().flat_map(|ask| ask.checks).collect()
+        };
+        assert!(asked(Phase::Quiet).iter().all(|check| !matches!(check, Check::Throughput | Check::Tcp)));
+        assert_eq!(asked(Phase::Throughput), [Check::Throughput; 12]);
+        assert_eq!(by_asker(&places, &paths, Phase::Quiet).len(), 6);
+        let all: usize = paths.iter().map(|path| path.checks.len()).sum();
+        let phases = [Phase::Quiet, Phase::Transfers, Phase::Throughput];
+        assert_eq!(phases.map(|phase| asked(phase).len()).iter().sum::<usize>(), all, "each check once");
     }
 }

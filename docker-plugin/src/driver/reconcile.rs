@@ -167,8 +167,13 @@ impl<L: Links> Driver<L> {
                 },
             }
         }
+        if let Some(docker) = &docker {
+            self.looks.meet(docker);
+        }
         if !looked.done.is_empty() {
             self.order_rules().await;
+            // The guard has told of a failure, and tries on.
+            drop(self.order_nat().await);
         }
         self.tell(&looked.left);
         looked
@@ -296,21 +301,20 @@ impl<L: Links> Driver<L> {
     async fn adopt_network(&self, docker: &DockerNetwork, devices: &[Owned]) -> Result<bool, Error> {
         let id = &docker.id;
         let bridge = names::bridge(id)?;
-        if docker.ipam_driver == WITHOUT_IPAM {
-            return Err(Error::Request {
-                what: format!("network {} ({})", docker.name, short(id)),
-                reason: "its addresses were known to the lost state only (--ipam-driver null): remove the network and \
-                         create it again"
-                    .to_owned(),
-            });
-        }
-        let flannel = docker.options.get(options::NETWORK).map(|name| name.parse()).transpose()?;
+        let here = devices.iter().find(|d| d.name == bridge.as_str());
+        let named = docker.options.get(options::NETWORK).map(|name| name.parse()).transpose()?;
+        let known = docker.pools.iter().map(|p| p.subnet).chain(here.iter().flat_map(|b| b.addresses.iter().copied()));
+        let flannel =
+            named.or_else(|| known.filter(|n| n.prefix_len() > 0).find_map(|n| self.find_flannel(&n.trunc())));
         let lease = self.subnet_file.of(flannel.as_ref()).read()?;
         let routes = self.links.routes().await?;
         let space = if docker.ipam_driver == "default" { "LocalDefault".to_owned() } else { self.address_space() };
-        let here = devices.iter().find(|d| d.name == bridge.as_str());
         let request = creation(docker, &space, here, &lease)?;
-        let mut network = self.read_network(&request, NetworkOptions::read(&request.options)?, &lease, &routes)?;
+        let options = NetworkOptions { flannel, ..NetworkOptions::read(&request.options)? };
+        let mut network = self.read_network(&request, options, &lease, &routes)?;
+        if docker.ipam_driver == WITHOUT_IPAM {
+            WITHOUT_IPAM.clone_into(&mut network.address_space);
+        }
         let known =
             docker.endpoints.iter().filter_map(|(e, d)| Some((e.clone(), read_endpoint(&d.addresses, &d.mac)?)));
         network.endpoints = known.collect();
@@ -393,6 +397,7 @@ fn lost_pools(id: &str, network: &Network, docker: &DockerNetwork) -> Result<Vec
         let told = docker.pools.iter().find(|p| p.subnet == subnet.pool);
         let mut pool = Pool::new(subnet.pool, told.and_then(|t| t.range).unwrap_or(subnet.pool))?;
         pool.network = Some(id.to_owned());
+        pool.flannel.clone_from(&network.flannel);
         let containers = network.endpoints.values().flat_map(|e| &e.addresses).map(|a| a.addr());
         let auxiliary = docker.pools.iter().flat_map(|p| p.auxiliary.iter().copied());
         let taken: BTreeSet<_> = containers.chain(auxiliary).chain([subnet.gateway.addr()]).collect();

@@ -17,7 +17,7 @@ use crate::{Error, Result, underlay};
 const READY_WITHIN: Duration = Duration::from_secs(120);
 
 /// Makes the lab, or what is missing of it, and tries every path.
-pub async fn up(args: &Args, progress: &Progress) -> Result<()> {
+pub(super) async fn up(args: &Args, progress: &Progress) -> Result<()> {
     let images = check_images(&args.images)?;
     let engine = Engine::connect().await?;
     for image in ["flannel-lab-etcd", "flannel-lab-host"] {
@@ -65,8 +65,11 @@ fn check_images(directory: &Path) -> Result<PathBuf> {
 }
 
 async fn project(args: &Args, engine: &Engine, running: Option<&Lab>, images: PathBuf) -> Result<Project> {
-    let backend =
-        args.backend.clone().or_else(|| running.map(|lab| lab.backend.clone())).unwrap_or_else(|| "vxlan".to_owned());
+    let backend = args
+        .backend()
+        .map(str::to_owned)
+        .or_else(|| running.map(|lab| lab.backend.clone()))
+        .unwrap_or_else(|| "vxlan".to_owned());
     let of_running = running.map(|lab| lab.underlay.clone()).filter(|underlay| !underlay.is_empty());
     let underlay = match args.underlay.clone().or(of_running) {
         Some(underlay) => underlay,

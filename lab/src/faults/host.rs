@@ -60,18 +60,17 @@ pub(super) const FAULTS: &[Fault] = &[
         needs: Needs { more_members: 0, lease_ttl: None, more_hosts: 0 },
         promise: kernel_goes_on,
         run: |scene| {
-            let next = scene.world.directory().join("flanneld-next");
-            let next = std::env::var_os("FLANNEL_LAB_UPGRADE_TO").map_or_else(
-                || {
-                    std::fs::copy(scene.world.flanneld(), &next)
-                        .context(|| next.display().to_string())
-                        .map(|_| next.clone())
-                },
-                |path| Ok(path.into()),
-            )?;
+            let copy = scene.world.directory().join("flanneld-next");
+            let next = match scene.upgrade_to {
+                Some(next) => next,
+                None => {
+                    std::fs::copy(scene.world.flanneld(), &copy).context(|| copy.display().to_string())?;
+                    &copy
+                }
+            };
             scene.cause();
             scene.victim().daemon()?.stop()?;
-            scene.victim().start_with(scene.world, Some(&next))?;
+            scene.victim().start_with(scene.world, Some(next))?;
             scene.cured();
             Ok(())
         },

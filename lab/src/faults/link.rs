@@ -78,7 +78,7 @@ pub(super) const FAULTS: &[Fault] = &[
         what: "a host's interface sends 4 Mbit/s at most for 2 s (tbf)",
         quick: false,
         needs: NEEDS,
-        promise: |_| Some(Promise::NOTHING),
+        promise: |_| Some(share("nothing is lost but what stands in the queue when it goes (at most 5 %)", 5.0)),
         run: |scene| {
             scene.cause();
             limit(scene.victim(), "eth0", "4mbit")?;

@@ -19,6 +19,8 @@ const PATIENCE: Duration = Duration::from_secs(20);
 pub struct Options {
     /// The daemon under trial.
     pub flanneld: PathBuf,
+    /// What an upgrade brings in its place; a copy of the same unless given.
+    pub upgrade_to: Option<PathBuf>,
     /// What the labs are made of, before what each fault needs.
     pub topology: Topology,
     /// How many at once.
@@ -69,7 +71,7 @@ fn carry_out(fault: &Fault, backend: &str, promise: &Promise, options: &Options)
             if let Some(seconds) = fault.needs.lease_ttl {
                 world.set_environment("FLANNEL_TEST_LEASE_TTL", &seconds.to_string());
             }
-            match story(fault, promise, &world) {
+            match story(fault, promise, &world, options) {
                 Ok(measured) => {
                     outcome.broken = judge(promise, &measured);
                     outcome.measured = Some(measured);
@@ -85,13 +87,13 @@ fn carry_out(fault: &Fault, backend: &str, promise: &Promise, options: &Options)
     outcome
 }
 
-fn story(fault: &Fault, promise: &Promise, world: &World) -> Result<Measured> {
+fn story(fault: &Fault, promise: &Promise, world: &World, options: &Options) -> Result<Measured> {
     let nodes: Vec<&Node> = world.nodes()[..3].iter().collect();
     world.start(&nodes)?;
     world.populate(&nodes)?;
     world.settle(&nodes)?;
     let _capture = world.capture()?;
-    let scene = Scene::begin(world)?;
+    let scene = Scene::begin(world, options.upgrade_to.as_deref())?;
     (fault.run)(&scene)?;
     let limit = match promise.victim {
         Limit::Heals(seconds) => Duration::from_secs_f64(seconds),

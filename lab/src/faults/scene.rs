@@ -1,6 +1,7 @@
 //! Where a fault happens: the lab, the flows, and the marks of cause and cure.
 
 use std::cell::{Cell, OnceCell, RefCell};
+use std::path::Path;
 use std::time::Duration;
 
 use super::{Measured, Newcomer, timeline};
@@ -19,6 +20,8 @@ const JOIN: Duration = Duration::from_millis(1500);
 pub struct Scene<'a> {
     /// The lab.
     pub world: &'a World,
+    /// The daemon that an upgrade brings, if one was given.
+    pub upgrade_to: Option<&'a Path>,
     flows: RefCell<Option<(Flow, Flow)>>,
     begin: f64,
     cause: Cell<Option<f64>>,
@@ -31,7 +34,7 @@ pub struct Scene<'a> {
 
 impl<'a> Scene<'a> {
     /// Starts the flows: c1 to c2, and c3 to c2.
-    pub(super) fn begin(world: &'a World) -> Result<Self> {
+    pub(super) fn begin(world: &'a World, upgrade_to: Option<&'a Path>) -> Result<Self> {
         let target = world.nodes()[1].pod()?.server()?;
         let flow = |node: &Node| -> Result<Flow> {
             node.pod()?.run(|_| Flow::start(target))?.context(|| format!("a flow from {} to {target}", node.name()))
@@ -40,6 +43,7 @@ impl<'a> Scene<'a> {
         let flows = (flow(&world.nodes()[0])?, flow(&world.nodes()[2])?);
         let scene = Self {
             world,
+            upgrade_to,
             flows: RefCell::new(Some(flows)),
             begin,
             cause: Cell::new(None),

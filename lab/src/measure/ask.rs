@@ -123,32 +123,42 @@ fn payload(target: IpAddr, length: usize) -> usize {
     length.saturating_sub(if target.is_ipv6() { 48 } else { 28 })
 }
 
-/// The mean time in ms and how many were lost.
+/// The mean time in ms and how many were lost. All are sent at their pace, whatever becomes of the first.
 fn ping(target: IpAddr, count: u16) -> std::io::Result<(f64, u16)> {
     let echo = Echo::new(target)?;
-    let (mut total, mut answered) = (0.0, 0_u16);
-    for sequence in 1..=count {
-        let sent = Instant::now();
-        if echo.send(sequence).is_ok() {
-            let deadline = sent + if count == 1 { PATIENCE / 2 } else { PATIENCE };
-            while let Some(left) = deadline.checked_duration_since(Instant::now()).filter(|left| !left.is_zero()) {
-                echo.socket().set_read_timeout(Some(left))?;
-                match echo.receive() {
-                    Ok(Some(number)) if number == sequence => {
-                        total += sent.elapsed().as_secs_f64() * 1000.0;
-                        answered += 1;
-                        break;
-                    }
-                    // A late answer, or an error that a router told: the answer may still come.
-                    _ => {}
-                }
+    let begin = Instant::now();
+    let mut sent: Vec<Instant> = Vec::new();
+    let mut times: Vec<Option<f64>> = vec![None; usize::from(count)];
+    let patience = if count == 1 { PATIENCE / 2 } else { PATIENCE };
+    while times.iter().any(Option::is_none) {
+        let next = match u16::try_from(sent.len()) {
+            Ok(number) if number < count => begin + PING_PACE * u32::from(number),
+            _ => sent[sent.len() - 1] + patience,
+        };
+        let left = next.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            if sent.len() == times.len() {
+                break;
             }
+            let number = u16::try_from(sent.len()).unwrap_or(0);
+            sent.push(Instant::now());
+            // One that cannot be sent is lost.
+            drop(echo.send(number));
+            continue;
         }
-        if sequence < count {
-            std::thread::park_timeout(PING_PACE);
+        echo.socket().set_read_timeout(Some(left))?;
+        // Else a timeout, or what a router says of a lost one.
+        if let Ok(Some(number)) = echo.receive()
+            && let Some((at, time)) = sent.get(usize::from(number)).zip(times.get_mut(usize::from(number)))
+        {
+            time.get_or_insert(at.elapsed().as_secs_f64() * 1000.0);
         }
     }
-    Ok((total / f64::from(answered.max(1)), count - answered))
+    let answered: Vec<f64> = times.into_iter().flatten().collect();
+    let lost = count - u16::try_from(answered.len()).unwrap_or(count);
+    #[expect(clippy::cast_precision_loss, reason = "five at most")]
+    let mean = answered.iter().sum::<f64>() / answered.len().max(1) as f64;
+    Ok((mean, lost))
 }
 
 fn connect(target: SocketAddr, wish: u8) -> std::io::Result<TcpStream> {

@@ -166,56 +166,47 @@ pub(super) fn prefix(lab: usize) -> String {
     format!("{PREFIX}{}-{lab}-", std::process::id())
 }
 
-/// For a program that was interrupted: no namespace can be made any more, and those that this process made go, with the
-/// programs inside and its temporary files.
+/// For a program that was interrupted: no namespace can be made any more, and all that this process made goes, with the
+/// programs inside.
 pub fn abandon() {
     *OPEN.write().unwrap_or_else(PoisonError::into_inner) = false;
     let own = format!("{PREFIX}{}-", std::process::id());
-    let names = |directory: &Path| -> Vec<String> {
-        let entries = std::fs::read_dir(directory).into_iter().flatten().flatten();
-        entries.filter_map(|e| e.file_name().into_string().ok()).filter(|name| name.starts_with(&own)).collect()
-    };
-    for name in names(Path::new(DIRECTORY)) {
-        if let Err(e) = remove(&name) {
-            eprintln!("{e}");
-        }
-    }
-    let temporary = std::env::temp_dir();
-    for path in names(&temporary).iter().map(|name| temporary.join(name)) {
-        if let Err(e) = std::fs::remove_dir_all(&path) {
-            eprintln!("{}: {e}", path.display());
-        }
-    }
+    sweep_where(|name| name.starts_with(&own));
 }
 
-/// Removes what test processes that were killed could not remove themselves: namespaces with the programs in them,
-/// cgroups, temporary files.
+/// Removes what processes that were killed could not remove themselves: namespaces with the programs in them, cgroups,
+/// temporary files.
 pub(super) fn sweep() {
-    for name in leftovers(Path::new(DIRECTORY)) {
+    sweep_where(is_orphan);
+}
+
+fn sweep_where(wanted: impl Fn(&str) -> bool) {
+    // Another process may be quicker with what nobody owns.
+    for name in names(Path::new(DIRECTORY)).into_iter().filter(|name| wanted(name)) {
         if let Err(e) = remove(&name) {
-            // Another test process may have been quicker.
-            eprintln!("left over from a killed test: {e}");
+            eprintln!("left over from a killed lab: {e}");
         }
     }
-    for name in cgroups::names().into_iter().filter(|name| is_orphan(name)) {
+    for name in cgroups::names().into_iter().filter(|name| wanted(name)) {
         if let Err(e) = cgroups::remove(&name) {
-            eprintln!("left over from a killed test: {e}");
+            eprintln!("left over from a killed lab: {e}");
         }
     }
     let temporary = std::env::temp_dir();
-    for path in leftovers(&temporary).map(|name| temporary.join(name)) {
+    for path in names(&temporary).into_iter().filter(|name| wanted(name)).map(|name| temporary.join(name)) {
         if let Err(e) = std::fs::remove_dir_all(&path) {
-            eprintln!("left over from a killed test: {}: {e}", path.display());
+            eprintln!("left over from a killed lab: {}: {e}", path.display());
         }
     }
 }
 
-/// Names in a directory that a process made which is no longer there.
-fn leftovers(directory: &Path) -> impl Iterator<Item = String> {
+/// The names in a directory.
+fn names(directory: &Path) -> Vec<String> {
     let entries = std::fs::read_dir(directory).into_iter().flatten().flatten();
-    entries.filter_map(|entry| entry.file_name().into_string().ok()).filter(|name| is_orphan(name))
+    entries.filter_map(|entry| entry.file_name().into_string().ok()).collect()
 }
 
+/// Whether a process made it which is no longer there.
 fn is_orphan(name: &str) -> bool {
     let pid = name.strip_prefix(PREFIX).and_then(|rest| rest.split_once('-')).map(|(pid, _)| pid);
     pid.is_some_and(|pid| {

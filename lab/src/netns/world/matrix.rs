@@ -5,7 +5,7 @@ use std::thread;
 
 use super::node::PUBLISHED;
 use super::{Node, World};
-use crate::matrix::{Cell, Kind, Path, Place, by_asker, cells, plan};
+use crate::matrix::{Cell, Kind, Path, Phase, Place, by_asker, cells, plan};
 use crate::measure::{Answer, Ask, PORT, ask_all};
 use crate::netns::namespace::join;
 use crate::netns::{Context, Error, Namespace, Result, SubnetEnv};
@@ -58,14 +58,17 @@ impl World {
     /// Tries every path once; all askers at once, but one after the other for the throughput.
     pub fn try_all(&self, places: &[Place]) -> Result<Vec<Cell>> {
         let paths: Vec<Path> = plan(places, self.topology());
-        let quiet = by_asker(places, &paths, false);
-        let mut answers: Vec<Answer> = thread::scope(|scope| {
-            let threads: Vec<_> =
-                quiet.iter().map(|(name, asks)| scope.spawn(move || self.ask(places, name, asks))).collect();
-            threads.into_iter().map(|thread| join(thread.join())).collect::<Result<Vec<_>>>()
-        })?
-        .concat();
-        for (name, asks) in &by_asker(places, &paths, true) {
+        let mut answers: Vec<Answer> = Vec::new();
+        for phase in [Phase::Quiet, Phase::Transfers] {
+            let askers = by_asker(places, &paths, phase);
+            let told = thread::scope(|scope| {
+                let threads: Vec<_> =
+                    askers.iter().map(|(name, asks)| scope.spawn(move || self.ask(places, name, asks))).collect();
+                threads.into_iter().map(|thread| join(thread.join())).collect::<Result<Vec<_>>>()
+            })?;
+            answers.extend(told.concat());
+        }
+        for (name, asks) in &by_asker(places, &paths, Phase::Throughput) {
             answers.extend(self.ask(places, name, asks)?);
         }
         Ok(cells(&paths, answers))

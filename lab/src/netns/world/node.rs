@@ -89,7 +89,11 @@ impl Node {
     /// A daemon for a network, ready to be started.
     pub fn daemon_for<'a>(&'a self, world: &World, network: &str, program: Option<&Path>) -> Flanneld<'a> {
         let own = self.spec.flanneld.as_deref().unwrap_or(world.flanneld());
-        let mut flanneld = self.host.flanneld(program.unwrap_or(own)).args(&["-iface=eth0", "-ip-masq"]);
+        let mut flanneld = self.host.flanneld(program.unwrap_or(own)).arg("-iface=eth0");
+        // Two daemons on a host would set the same chains of iptables, each in place of the other's, for ever: with
+        // several networks nobody sets rules.
+        let rules = if world.topology().network.len() > 1 { "-iptables-forward-rules=false" } else { "-ip-masq" };
+        flanneld = flanneld.arg(rules);
         let known = world.topology().network.iter().find(|other| other.name == network);
         if let Some(network) = known {
             flanneld = flanneld.arg(format!("-etcd-prefix={}", world.topology().prefix_of(network)));
