@@ -135,9 +135,16 @@ impl Plain {
 fn any_plain(longest: usize) -> impl Strategy<Value = Plain> {
     let addresses = (0..2_u8, 2..4_u8, select(vec![(1000, 80), (1001, 80), (80, 1000)]));
     let network = (any::<bool>(), select(vec![0_u8, 2, 3]), 1..=255_u8, any::<u16>(), any::<bool>());
-    let transport = (any::<u32>(), any::<u32>(), select(vec![ACK, ACK | PSH, ACK | FIN, ACK | ECE, ACK | CWR]), any::<u16>());
+    let transport =
+        (any::<u32>(), any::<u32>(), select(vec![ACK, ACK | PSH, ACK | FIN, ACK | ECE, ACK | CWR]), any::<u16>());
     (addresses, network, transport, 0..10_usize, vec(any::<u8>(), 1..longest)).prop_map(
-        |((from, to, ports), (tcp, tos, ttl, id, dont_fragment), (sequence, acknowledgement, flags, window), words, payload)| Plain {
+        |(
+            (from, to, ports),
+            (tcp, tos, ttl, id, dont_fragment),
+            (sequence, acknowledgement, flags, window),
+            words,
+            payload,
+        )| Plain {
             hosts: (from, to),
             ports,
             tcp,

@@ -329,9 +329,7 @@ fn ports_of(bytes: &[u8]) -> Option<Ports> {
 }
 
 fn pair_of(bytes: &[u8]) -> u64 {
-    u64::from_ne_bytes([
-        bytes[12], bytes[13], bytes[14], bytes[15], bytes[16], bytes[17], bytes[18], bytes[19],
-    ])
+    u64::from_ne_bytes([bytes[12], bytes[13], bytes[14], bytes[15], bytes[16], bytes[17], bytes[18], bytes[19]])
 }
 
 fn word(bytes: &[u8], at: usize) -> u16 {

@@ -82,7 +82,8 @@ impl Offload {
         let mut bytes = [0; LENGTH];
         bytes[0] = if self.needs_checksum { NEEDS_CSUM } else { 0 };
         bytes[1] = kind;
-        for (at, word) in [(2, self.header_length), (4, self.segment), (6, self.checksum_start), (8, self.checksum_offset)]
+        for (at, word) in
+            [(2, self.header_length), (4, self.segment), (6, self.checksum_start), (8, self.checksum_offset)]
         {
             bytes[at..at + 2].copy_from_slice(&word.to_ne_bytes());
         }

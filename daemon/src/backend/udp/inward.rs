@@ -39,16 +39,7 @@ impl<'a> Inward<'a> {
     pub(super) fn new(device: &'a Device, wire: &'a Wire, tunnels: &'a Tunnels, any_source: bool, batch: bool) -> Self {
         let slots = if batch { DEEP } else { 1 };
         let joiner = Joiner::new(device.takes());
-        Self {
-            device,
-            wire,
-            tunnels,
-            any_source,
-            slots,
-            buffer: vec![0; HANDFUL * slots],
-            places: Vec::new(),
-            joiner,
-        }
+        Self { device, wire, tunnels, any_source, slots, buffer: vec![0; HANDFUL * slots], places: Vec::new(), joiner }
     }
 
     /// Carries what has come; returns whether there was nothing. An error means that the device is gone.

@@ -119,8 +119,11 @@ impl<'a> Outward<'a> {
         if self.cut.windows(2).any(|two| two[0].to != two[1].to) {
             self.cut.sort_by_key(|cut| cut.to);
         }
-        let datagram =
-            |cut: &Cut| Datagram { to: cut.to, head: &self.heads[cut.head.clone()], body: &self.buffer[cut.body.clone()] };
+        let datagram = |cut: &Cut| Datagram {
+            to: cut.to,
+            head: &self.heads[cut.head.clone()],
+            body: &self.buffer[cut.body.clone()],
+        };
         let datagrams: Vec<Datagram<'_>> = self.cut.iter().map(datagram).collect();
         self.wire.send(&datagrams);
     }

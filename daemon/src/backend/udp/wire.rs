@@ -131,7 +131,10 @@ impl Wire {
             Err(error @ (Errno::EIO | Errno::EINVAL | Errno::EMSGSIZE | Errno::EOPNOTSUPP)) => {
                 let count = METRICS.udp_split.inc();
                 if count.is_power_of_two() {
-                    tracing::info!("udp: {count} groups of datagrams went apart so far, because of {}: {error}", first.to);
+                    tracing::info!(
+                        "udp: {count} groups of datagrams went apart so far, because of {}: {error}",
+                        first.to
+                    );
                 }
                 if error == Errno::EIO {
                     self.rest.store(REST, Ordering::Relaxed);
@@ -165,15 +168,9 @@ impl Wire {
         while done < datagrams.len() {
             let flags = MsgFlags::empty();
             let no_control: [ControlMessage<'_>; 0] = [];
-            let sent = sendmmsg(
-                self.socket.as_raw_fd(),
-                &mut headers,
-                &slices[done..],
-                &hosts[done..],
-                no_control,
-                flags,
-            )
-            .map(Iterator::count);
+            let sent =
+                sendmmsg(self.socket.as_raw_fd(), &mut headers, &slices[done..], &hosts[done..], no_control, flags)
+                    .map(Iterator::count);
             match sent {
                 Ok(count) => {
                     let bytes = datagrams[done..done + count].iter().map(Datagram::len).sum();

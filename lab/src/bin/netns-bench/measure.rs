@@ -22,13 +22,7 @@ pub(crate) struct Tcp {
 }
 
 /// What iperf3 receives over `flows` TCP flows; its server (`-1`) ends by itself after it.
-pub(crate) fn tcp(
-    sender: &Namespace,
-    receiver: &Namespace,
-    address: Ipv4Addr,
-    flows: u32,
-    period: u32,
-) -> Result<Tcp> {
+pub(crate) fn tcp(sender: &Namespace, receiver: &Namespace, address: Ipv4Addr, flows: u32, period: u32) -> Result<Tcp> {
     let log = tempfile::NamedTempFile::new().context(|| "temporary file".to_owned())?;
     let mut command = receiver.command("iperf3");
     command.args(["-s", "-1", "-B", &address.to_string()]);

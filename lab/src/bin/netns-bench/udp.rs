@@ -56,7 +56,8 @@ pub(crate) fn bench(program: &Path) -> Result<()> {
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     let rounds = std::env::var("ROUNDS").ok().and_then(|n| n.parse().ok()).unwrap_or(ROUNDS);
     println!("{}: {cores} cores, kernel {}; the middle of {rounds} rounds", program.display(), kernel()?);
-    let mut ways: Vec<Way> = WAYS.iter().map(|(name, backend)| connect(program, name, backend)).collect::<Result<_>>()?;
+    let mut ways: Vec<Way> =
+        WAYS.iter().map(|(name, backend)| connect(program, name, backend)).collect::<Result<_>>()?;
     for round in 1..=rounds {
         eprintln!("round {round} of {rounds}");
         for way in &mut ways {
