@@ -16,6 +16,7 @@ use flannel_core::lease::{BadLease, ExtensionData, Lease, LeaseAttrs, VxlanData}
 use crate::error::Error;
 use crate::kernel::netlink::Netlink;
 use crate::kernel::{KernelError, Scope};
+use crate::service_manager::DescriptorStore;
 use crate::uplink::ExternalInterface;
 
 pub mod alloc;
@@ -67,6 +68,11 @@ pub trait Backend {
     /// What a remote lease needs; nothing for a lease of another backend.
     fn entries(&self, remote: &Lease, reach: Reach) -> Result<Vec<Entry>, BadLease>;
 
+    /// Whether [`Backend::follow`] is to be told.
+    fn follows(&self) -> bool {
+        false
+    }
+
     /// Told, after each change, all remote leases that are to be connected: for a backend whose connections are no
     /// entries. Returns at once.
     fn follow(&self, remote: Vec<Lease>) {
@@ -104,13 +110,14 @@ pub async fn prepare(
     backend: &BackendConfig,
     uplink: &ExternalInterface,
     vteps: vxlan::VtepOptions,
+    store: &DescriptorStore,
 ) -> Result<Prepared, Error> {
     Ok(match backend {
         BackendConfig::Vxlan(options) => {
             Prepared::Vxlan(vxlan::Prepared::new(kernel, options, uplink, vteps).await.map_err(setup("vxlan"))?)
         }
         BackendConfig::HostGw => Prepared::HostGw(host_gw::HostGw::new(config, uplink)?),
-        BackendConfig::Udp(options) => Prepared::Udp(udp::Prepared::new(options, uplink)?),
+        BackendConfig::Udp(options) => Prepared::Udp(udp::Prepared::new(options, uplink, store.clone())?),
         BackendConfig::Alloc => Prepared::Alloc(alloc::Alloc::new(uplink)),
         BackendConfig::Extension(options) => Prepared::Extension(extension::Prepared::new(options, uplink).await?),
         BackendConfig::Ipip(options) => Prepared::Ipip(ipip::Prepared::new(kernel, options, uplink).await?),

@@ -29,7 +29,7 @@ use crate::service_manager::ServiceManager;
 use crate::subnet::etcd::EtcdStore;
 use crate::subnet::follow::follow;
 use crate::subnet::store::{StoreError, SubnetStore};
-use crate::subnet::{Held, SubnetManager};
+use crate::subnet::{Held, Listed, SubnetManager};
 use crate::uplink::{self, Families};
 
 /// How many updates may wait for the programming before the watch waits.
@@ -90,6 +90,8 @@ struct Network {
     host: Host,
     rules: Rules,
     held: Held,
+    /// The leases as they were when ours was taken.
+    listed: Option<Listed>,
 }
 
 async fn start(options: &Options, store: &EtcdStore, manager: &ServiceManager) -> Result<Network, Error> {
@@ -110,12 +112,14 @@ async fn start(options: &Options, store: &EtcdStore, manager: &ServiceManager) -
         macs: MacFiles(options.state_dir.clone()),
         tx_checksum: options.tx_checksum().map_err(Error::Flag)?,
     };
-    let mut prepared = backend::prepare(&kernel, &config, &backend_config, &uplink, vteps).await?;
+    let mut prepared = backend::prepare(&kernel, &config, &backend_config, &uplink, vteps, manager.store()).await?;
     let attrs = prepared.attrs(&uplink);
     manager.status("waiting for a lease");
-    let held = acquire(store, &attrs, options.lease_ttl, &config, &previous).await?;
+    let (held, listed) = acquire(store, &attrs, options.lease_ttl, &config, &previous).await?;
     tracing::info!(lease = %held.key, "lease {} {}", held.key, held.life);
     let backend = prepared.attach(&kernel, &config, held.key).await?;
+    // A device of an earlier run with another backend goes with its last descriptor.
+    manager.store().forget_rest();
     let networks: Vec<_> = config.ranges().map(|range| range.network).collect();
     // What an extension's commands made is the operator's, whatever its name.
     if !matches!(backend_config, BackendConfig::Extension(_))
@@ -125,7 +129,7 @@ async fn start(options: &Options, store: &EtcdStore, manager: &ServiceManager) -
     }
     let rules = Rules::set_up(options, &config, held.key).await?;
     let host = Host { kernel, config, prepared, backend, own: held.key, attrs, blackhole: options.blackhole };
-    Ok(Network { host, rules, held })
+    Ok(Network { host, rules, held, listed })
 }
 
 async fn serve(
@@ -136,7 +140,7 @@ async fn serve(
     manager: &ServiceManager,
     shutdown: &CancellationToken,
 ) -> Result<(), Error> {
-    let Network { host, rules, held } = network;
+    let Network { host, rules, held, listed } = network;
     let env = subnet_env(&host.config, held.key, host.backend.mtu(), options.ip_masq);
     let status = format!("lease {}, MTU {}", held.key, env.mtu);
     let (updates, inbox) = mpsc::channel(UPDATES);
@@ -156,7 +160,7 @@ async fn serve(
             readiness.set(false);
             Err(error)
         }
-        () = follow(store, &updates) => Ok(()),
+        () = follow(store, &updates, listed) => Ok(()),
         () = rules.keep(options.resync()) => Ok(()),
         () = announce => Ok(()),
     }
@@ -192,7 +196,7 @@ async fn acquire(
     ttl: Duration,
     config: &NetworkConfig,
     previous: &PreviousSubnets,
-) -> Result<Held, Error> {
+) -> Result<(Held, Option<Listed>), Error> {
     let mut manager = SubnetManager::new(store, attrs.clone(), ttl, fastrand::Rng::new());
     let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(5));
     loop {
@@ -200,7 +204,7 @@ async fn acquire(
             Err(Error::Store(error @ StoreError::Unreachable(_))) => {
                 tracing::warn!("no lease yet: {error}; trying again");
             }
-            other => return other,
+            other => return Ok((other?, manager.take_list())),
         }
         backoff.pause().await;
     }

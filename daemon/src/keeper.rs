@@ -33,7 +33,8 @@ pub struct Keeper<'a, S> {
 impl<'a, S: SubnetStore> Keeper<'a, S> {
     /// A keeper of a lease just taken, renewing it `margin` before its end.
     pub fn new(manager: SubnetManager<'a, S>, held: Held, margin: Duration, subnet_file: PathBuf) -> Self {
-        Self { manager, key: held.key, renewal: Renewal::new(now(), until_next(held.life), margin), subnet_file }
+        let renewal = Renewal::new(now(), until_next(held.life), margin, fastrand::f64());
+        Self { manager, key: held.key, renewal, subnet_file }
     }
 
     /// Runs until the lease is lost for good. `doubt` wakes it when the lease may not stand any more. Two hosts with

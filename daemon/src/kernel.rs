@@ -1,18 +1,22 @@
 //! The kernel's side: what the daemon programmes, behind the few calls the reconciler needs.
 
+use std::fmt;
 use std::future::Future;
 
 use flannel_core::config::Range;
 use flannel_core::entry::{Entry, LinkIndex, Table};
 
+mod batch;
 pub mod device;
 #[cfg(any(test, feature = "testing"))]
 pub mod fake;
 pub mod host;
 pub mod ipip;
+mod message;
 pub mod monitor;
 pub mod netlink;
 pub mod offload;
+mod socket;
 pub mod vxlan;
 pub mod wireguard;
 
@@ -39,6 +43,8 @@ pub enum Fault {
     NoDevice,
     /// Not allowed.
     Denied,
+    /// The kernel had more to say than was read, so it is not known what came of it.
+    Overrun,
     /// This kernel can't do it.
     Unsupported,
     /// Something else.
@@ -57,13 +63,38 @@ pub struct KernelError {
     pub fault: Fault,
 }
 
+/// What is done with an entry.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Verb {
+    /// It is made, or takes the place of what stands in its slot.
+    Put,
+    /// It is taken away; one that is not there is no error.
+    Remove,
+}
+
+impl fmt::Display for Verb {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Put => "put",
+            Self::Remove => "remove",
+        })
+    }
+}
+
+/// An entry that the kernel refused.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Failure {
+    /// Its place among those given.
+    pub place: usize,
+    /// Why.
+    pub error: KernelError,
+}
+
 /// Entries of the kernel.
 pub trait Kernel {
-    /// Creates the entry, or replaces what stands in its slot.
-    fn put(&self, entry: &Entry) -> impl Future<Output = Result<(), KernelError>>;
-
-    /// Removes the entry; one that is not there is no error.
-    fn remove(&self, entry: &Entry) -> impl Future<Output = Result<(), KernelError>>;
+    /// Does one thing with each entry, in their order; those not told of went well. An error says that it is not known
+    /// what came of them.
+    fn carry_out(&self, verb: Verb, entries: &[Entry]) -> impl Future<Output = Result<Vec<Failure>, KernelError>>;
 
     /// The entries that are ours.
     fn list(&self, scope: &Scope) -> impl Future<Output = Result<Table, KernelError>>;

@@ -8,6 +8,7 @@
 pub mod atomic_file;
 pub mod backend;
 pub mod backoff;
+pub mod connect;
 pub mod daemon;
 pub mod docker_opts;
 pub mod docker_plugin;

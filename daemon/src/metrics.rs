@@ -52,6 +52,9 @@ pub struct Metrics {
     pub entries_failed: Gauge,
     pub entries_put: Counter,
     pub entries_removed: Counter,
+    pub entries_retried: Counter,
+    pub entries_unknown: Counter,
+    pub looks: Counter,
     pub device_repairs: Counter,
     pub rule_repairs: Counter,
     pub renewals: Counter,
@@ -101,6 +104,9 @@ pub static METRICS: Metrics = Metrics {
     entries_failed: Gauge::new(),
     entries_put: Counter::new(),
     entries_removed: Counter::new(),
+    entries_retried: Counter::new(),
+    entries_unknown: Counter::new(),
+    looks: Counter::new(),
     device_repairs: Counter::new(),
     rule_repairs: Counter::new(),
     renewals: Counter::new(),
@@ -139,6 +145,14 @@ impl Metrics {
         page.gauge("flannel_entries_failed", "Entries that could not be put or removed.", &self.entries_failed);
         page.counter("flannel_entries_put", "Entries put or replaced.", &[("", &self.entries_put)]);
         page.counter("flannel_entries_removed", "Entries removed.", &[("", &self.entries_removed)]);
+        page.counter(
+            "flannel_entries_retried",
+            "Entries tried once more by themselves.",
+            &[("", &self.entries_retried)],
+        );
+        let unknown = [("", &self.entries_unknown)];
+        page.counter("flannel_entries_unknown", "Times the kernel's answers were lost to an overrun.", &unknown);
+        page.counter("flannel_comparisons", "Comparisons of all entries with the kernel.", &[("", &self.looks)]);
         let repairs = [("what=\"device\"", &self.device_repairs), ("what=\"rules\"", &self.rule_repairs)];
         page.counter("flannel_repairs", "Changes by other programs that were put right.", &repairs);
         page.counter("flannel_lease_renewals", "Renewals of the own lease.", &[("", &self.renewals)]);

@@ -1,31 +1,43 @@
 //! Connecting the lease to the others: one owner of the view and of what is installed, one loop, one reconcile.
+//!
+//! A change of a lease costs what changed. The comparison with the kernel costs what there is, so the more there is the
+//! more seldom it comes by itself; the kernel's notifications call for it at once.
 
-use std::collections::{BTreeMap, HashMap};
-use std::net::IpAddr;
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use flannel_core::config::NetworkConfig;
-use flannel_core::entry::{LinkIndex, Table};
+use flannel_core::entry::LinkIndex;
 use flannel_core::key::SubnetKey;
-use flannel_core::lease::{BadLease, Lease, LeaseAttrs};
+use flannel_core::lease::LeaseAttrs;
 use flannel_core::view::{Change, LeaseView};
+use rustix::time::{ClockId, clock_gettime};
 use tokio::sync::{Notify, mpsc};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use crate::backend::{Backend, Prepared, Reach};
+use crate::backend::{Backend, Prepared};
+use crate::connect::Connections;
 use crate::kernel::KernelError;
 use crate::kernel::monitor::{Loss, Monitor};
 use crate::kernel::netlink::Netlink;
 use crate::metrics::METRICS;
-use crate::reconcile::Reconciler;
+use crate::reconcile::{Reconciler, Round};
 use crate::service_manager::ServiceManager;
 use crate::subnet::follow::Update;
 
-/// How often everything is compared with the kernel, whatever it tells (upstream's host-gw does so as often).
+/// How often the devices are looked at and what failed is tried again, and at most how often everything is compared
+/// with the kernel, whatever it tells (upstream's host-gw does so as often).
 const LOOK: Duration = Duration::from_secs(10);
+/// The longest time between two comparisons.
+const LONGEST: Duration = Duration::from_secs(600);
 /// How long after a loss the comparison waits for more of the same kind.
 const SETTLE: Duration = Duration::from_millis(100);
+/// Comparisons may take this part of the processor's time, one in so many: when nothing happens, and when losses follow
+/// each other.
+const SHARE: (u32, u32) = (4000, 10);
+/// How often a line about what was programmed is written, at most.
+const TELL: Duration = Duration::from_secs(1);
 
 /// A host with its lease, ready to be connected to the others.
 pub struct Host {
@@ -59,19 +71,30 @@ pub struct Programme<'a> {
     monitor: Monitor,
     reconciler: Reconciler<Netlink>,
     view: LeaseView,
+    connections: Connections,
+    /// The leases whose entries are to be worked out again; several changes of one are one.
+    stale: BTreeSet<SubnetKey>,
     /// Before the first list it is not known which entries of an earlier run are stale.
     listed: bool,
     /// The device may be gone or down.
     device_in_doubt: bool,
+    /// When the devices are looked at, and when everything is compared.
     next_look: Instant,
-    /// Which hosts are on our link, as far as asked since the last look.
-    on_link: HashMap<IpAddr, bool>,
-    complaints: BTreeMap<SubnetKey, String>,
+    next_comparison: Instant,
+    /// When the last comparison ended, and the processor's time it took.
+    compared: Option<(Instant, Duration)>,
+    tally: Tally,
+}
+
+/// What was programmed since it was last told.
+struct Tally {
+    round: Round,
+    told: Option<Instant>,
 }
 
 enum Wake {
     Updates(usize),
-    Loss(Loss),
+    Losses,
     Look,
     Beat,
     Shutdown,
@@ -82,31 +105,35 @@ impl<'a> Programme<'a> {
     pub fn new(host: Host, doubt: &'a Notify) -> Result<Self, KernelError> {
         let Host { kernel, config, prepared, backend, own, attrs, blackhole } = host;
         let reconciler = Reconciler::new(kernel.clone(), backend.tunnels().cloned());
+        let monitor = Monitor::open(kernel.port())?;
         Ok(Self {
             kernel,
             config,
             prepared,
             backend,
             own,
+            connections: Connections::new(attrs.clone()),
             attrs,
             blackhole,
             doubt,
-            monitor: Monitor::open()?,
+            monitor,
             reconciler,
             view: LeaseView::new(own),
+            stale: BTreeSet::new(),
             listed: false,
             device_in_doubt: false,
             next_look: Instant::now(),
-            on_link: HashMap::new(),
-            complaints: BTreeMap::new(),
+            next_comparison: Instant::now(),
+            compared: None,
+            tally: Tally { round: Round::default(), told: None },
         })
     }
 
     /// Puts what does not depend on other hosts: the host is not to be called ready without it. What fails is told and
     /// tried again by [`Programme::run`].
     pub async fn stand(&mut self) {
-        let standing = Table::from_iter(self.backend.standing());
-        self.reconciler.run(&standing).await;
+        self.reconciler.claim(None, self.backend.standing());
+        self.programme().await;
     }
 
     /// Runs until `shutdown`; everything installed stays. The service manager hears of each round, so that it notices
@@ -117,14 +144,14 @@ impl<'a> Programme<'a> {
         manager: &ServiceManager,
         shutdown: &CancellationToken,
     ) {
-        let mut updates = Vec::new();
+        let (mut updates, mut losses) = (Vec::new(), Vec::new());
         let mut next_beat = Instant::now();
         loop {
             // Every arm may be dropped; the work is done after the choice.
             let wake = tokio::select! {
                 () = shutdown.cancelled() => Wake::Shutdown,
                 count = inbox.recv_many(&mut updates, usize::MAX) => Wake::Updates(count),
-                loss = self.monitor.next() => Wake::Loss(loss),
+                () = self.monitor.next(&mut losses) => Wake::Losses,
                 () = tokio::time::sleep_until(self.next_look) => Wake::Look,
                 () = tokio::time::sleep_until(next_beat), if manager.beat().is_some() => Wake::Beat,
             };
@@ -140,7 +167,7 @@ impl<'a> Programme<'a> {
                         self.reconcile().await;
                     }
                 }
-                Wake::Loss(loss) => self.note(loss),
+                Wake::Losses => losses.drain(..).for_each(|loss| self.note(loss)),
                 Wake::Look => self.look().await,
                 Wake::Beat => {
                     manager.alive();
@@ -150,7 +177,7 @@ impl<'a> Programme<'a> {
         }
     }
 
-    /// Takes news into the view; says whether there may be something to do.
+    /// Takes news into the view and notes which leases are others now; says whether there may be something to do.
     fn take(&mut self, update: Update) -> bool {
         match update {
             Update::Snapshot(leases) => {
@@ -158,17 +185,31 @@ impl<'a> Programme<'a> {
                 self.check_own(own.map(|l| &l.attrs));
                 self.view.replace(leases);
                 self.listed = true;
+                self.doubt_all();
                 true
             }
             Update::Change(change) => {
-                match &change {
-                    Change::Put(lease) if lease.key == self.own => self.check_own(Some(&lease.attrs)),
-                    Change::Delete(key) if *key == self.own => self.check_own(None),
-                    _ => {}
+                let key = match &change {
+                    Change::Put(lease) => lease.key,
+                    Change::Delete(key) => *key,
+                };
+                if key == self.own {
+                    self.check_own(if let Change::Put(lease) = &change { Some(&lease.attrs) } else { None });
                 }
-                self.view.apply(change)
+                let changed = self.view.apply(change);
+                if changed {
+                    self.stale.insert(key);
+                }
+                changed
             }
         }
+    }
+
+    /// Every lease's entries are to be worked out again, also of those that went.
+    fn doubt_all(&mut self) {
+        self.stale.extend(self.view.remote().map(|lease| lease.key));
+        self.stale.extend(self.reconciler.leases());
+        self.connections.retain(|key| self.view.get(key).is_some());
     }
 
     fn check_own(&self, attrs: Option<&LeaseAttrs>) {
@@ -189,6 +230,7 @@ impl<'a> Programme<'a> {
             }
             Loss::Route(index) => concerns(&index),
             Loss::Neighbour(index) => scope.owned.contains(&index),
+            Loss::Gone(entry) => self.reconciler.has(&entry),
             Loss::Stands(entry) => self.reconciler.is_contradicted_by(&entry),
             Loss::Unknown => {
                 self.device_in_doubt = true;
@@ -196,13 +238,22 @@ impl<'a> Programme<'a> {
             }
         };
         if ours {
-            self.next_look = self.next_look.min(Instant::now() + SETTLE);
+            self.compare_soon();
         }
     }
 
-    /// Compares everything with the kernel and puts right what is not.
+    fn compare_soon(&mut self) {
+        let now = Instant::now();
+        let rested = self.compared.map_or(now, |(ended, took)| ended + took * SHARE.1);
+        self.next_comparison = self.next_comparison.min(rested.max(now + SETTLE));
+        self.next_look = self.next_look.min(self.next_comparison);
+    }
+
+    /// Looks at the devices, tries again what failed, and when it is time compares everything with the kernel.
     async fn look(&mut self) {
-        self.next_look = Instant::now() + LOOK;
+        let now = Instant::now();
+        let mut comparing = now >= self.next_comparison;
+        self.next_look = now + LOOK;
         match self.prepared.stands(&self.kernel).await {
             Ok(stands) => self.device_in_doubt |= !stands,
             Err(error) => tracing::warn!("{error}; trying again"),
@@ -212,7 +263,9 @@ impl<'a> Programme<'a> {
                 Ok(backend) => {
                     self.backend = backend;
                     self.reconciler = Reconciler::new(self.kernel.clone(), self.backend.tunnels().cloned());
+                    self.reconciler.claim(None, self.backend.standing());
                     self.device_in_doubt = false;
+                    comparing = true;
                     METRICS.device_repairs.inc();
                 }
                 Err(error) => {
@@ -228,92 +281,95 @@ impl<'a> Programme<'a> {
                 }
             }
         }
-        self.on_link.clear();
+        if comparing {
+            self.compare(now).await;
+        } else if self.reconciler.is_behind() {
+            self.reconcile().await;
+        }
+        self.tell();
+    }
+
+    async fn compare(&mut self, now: Instant) {
+        let start = processor_time();
+        self.connections.forget_reach();
         if let Err(error) = self.reconciler.look(&self.backend.scope()).await {
             tracing::warn!("can't compare with the kernel: {error}; trying again");
+            self.next_comparison = self.next_look;
             return;
         }
+        METRICS.looks.inc();
+        self.doubt_all();
+        // Before putting right: a repair may call for the next comparison.
+        self.next_comparison = self.next_look + LONGEST;
         self.reconcile().await;
+        let took = processor_time().saturating_sub(start);
+        self.compared = Some((Instant::now(), took));
+        self.next_comparison = self.next_comparison.min(now + (took * SHARE.0).clamp(LOOK, LONGEST));
     }
 
     async fn reconcile(&mut self) {
         if !self.listed {
             return;
         }
-        let desired = self.desired().await;
-        self.reconciler.run(&desired).await;
-    }
-
-    async fn desired(&mut self) -> Table {
-        let mut desired = Table::from_iter(self.backend.standing());
-        let leases: Vec<Lease> = self.view.remote().cloned().collect();
-        self.complaints.retain(|key, _| leases.iter().any(|l| l.key == *key));
-        let mut usable = Vec::new();
-        for lease in leases {
-            let entries = if let Some(ip) = self.would_swallow(&lease) {
-                Err(BadLease(format!("its subnet covers {ip}, by which hosts reach each other; delete the lease")))
-            } else if self.claims_to_be_us(&lease) {
-                Err(BadLease(
-                    "its public address is this host's own; give each host its own -public-ip, or delete the lease"
-                        .into(),
-                ))
-            } else {
-                let reach = self.reach_of(&lease).await;
-                self.backend.entries(&lease, reach)
-            };
-            match entries {
-                Ok(entries) => {
-                    self.complaints.remove(&lease.key);
-                    entries.into_iter().for_each(|entry| desired.put(entry));
-                    usable.push(lease);
-                }
-                Err(bad) => self.complain(&lease, bad.0),
+        let stale = std::mem::take(&mut self.stale);
+        if self.backend.wants_reach() {
+            let leases = stale.iter().filter_map(|key| self.view.get(key));
+            if let Err(error) = self.connections.learn_reach(&self.kernel, leases).await {
+                tracing::warn!("{error}; the hosts not asked about are reached through the tunnel");
+                self.compare_soon();
             }
         }
-        self.backend.follow(usable);
-        METRICS.leases.set(self.view.remote().count());
-        METRICS.leases_unusable.set(self.complaints.len());
-        desired
-    }
-
-    fn complain(&mut self, lease: &Lease, why: String) {
-        if self.complaints.get(&lease.key) != Some(&why) {
-            tracing::warn!(lease = %lease.key, "lease {lease} is not connected: {why}");
-            self.complaints.insert(lease.key, why);
+        for key in stale {
+            let entries = match self.view.get(&key) {
+                Some(lease) => self.connections.entries(self.backend.as_ref(), lease),
+                None => {
+                    self.connections.gone(&key);
+                    None
+                }
+            };
+            self.reconciler.claim(Some(key), entries.unwrap_or_default());
+        }
+        if self.backend.follows() {
+            let usable = self.view.remote().filter(|lease| !self.connections.is_unusable(&lease.key));
+            self.backend.follow(usable.cloned().collect());
+        }
+        METRICS.leases.set(self.view.len());
+        METRICS.leases_unusable.set(self.connections.unusable());
+        self.programme().await;
+        if let Some(tunnels) = self.backend.tunnels() {
+            tunnels.open();
         }
     }
 
-    /// The public address, ours or its own, that a route to this lease's subnet would draw into the tunnel.
-    fn would_swallow(&self, lease: &Lease) -> Option<IpAddr> {
-        let both = |net| [self.attrs.public_ip_like(&net), lease.attrs.public_ip_like(&net)].map(|ip| (net, ip));
-        lease.key.nets().flat_map(both).find_map(|(net, ip)| ip.filter(|ip| net.contains(ip)))
-    }
-
-    fn claims_to_be_us(&self, lease: &Lease) -> bool {
-        let (own, theirs) = (&self.attrs, &lease.attrs);
-        (own.public_ip == theirs.public_ip && !own.public_ip.is_unspecified())
-            || (own.public_ipv6 == theirs.public_ipv6 && own.public_ipv6.is_some())
-    }
-
-    async fn reach_of(&mut self, lease: &Lease) -> Reach {
-        if !self.backend.wants_reach() {
-            return Reach::default();
+    async fn programme(&mut self) {
+        let round = self.reconciler.run().await;
+        if round.unknown {
+            self.compare_soon();
         }
-        let v4_on_link = self.is_on_link(IpAddr::V4(lease.attrs.public_ip)).await;
-        let v6_on_link = match lease.attrs.public_ipv6 {
-            Some(ip) => self.is_on_link(IpAddr::V6(ip)).await,
-            None => false,
-        };
-        Reach { v4_on_link, v6_on_link }
+        self.tally.add(round);
+        self.tell();
     }
 
-    async fn is_on_link(&mut self, ip: IpAddr) -> bool {
-        if let Some(on_link) = self.on_link.get(&ip) {
-            return *on_link;
+    /// One line for what a burst of changes did.
+    fn tell(&mut self) {
+        let Round { put, removed, failed, .. } = self.tally.round;
+        if put + removed > 0 && self.tally.told.is_none_or(|told| told.elapsed() >= TELL) {
+            tracing::info!(put, removed, failed, in_force = self.reconciler.in_force(), "programmed");
+            self.tally = Tally { round: Round::default(), told: Some(Instant::now()) };
         }
-        // A host without any route is left to the tunnel.
-        let on_link = self.kernel.is_on_link(ip).await.unwrap_or(false);
-        self.on_link.insert(ip, on_link);
-        on_link
     }
+}
+
+impl Tally {
+    fn add(&mut self, round: Round) {
+        self.round.put += round.put;
+        self.round.removed += round.removed;
+        self.round.failed = round.failed;
+    }
+}
+
+/// The processor's time this thread had so far.
+fn processor_time() -> Duration {
+    let time = clock_gettime(ClockId::ThreadCPUTime);
+    Duration::new(time.tv_sec.unsigned_abs(), u32::try_from(time.tv_nsec).unwrap_or(0))
 }

@@ -10,12 +10,17 @@ use std::os::unix::net::{SocketAddr, UnixDatagram};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+pub mod descriptors;
+
+pub use descriptors::DescriptorStore;
+
 /// The service manager, or none.
 #[derive(Debug, Default)]
 pub struct ServiceManager {
     address: Option<String>,
     beat: Option<Duration>,
     complained: AtomicBool,
+    store: DescriptorStore,
 }
 
 impl ServiceManager {
@@ -29,7 +34,13 @@ impl ServiceManager {
             address: variable("NOTIFY_SOCKET"),
             beat: period.filter(|usec| *usec > 0).map(|usec: u64| Duration::from_micros(usec) / 2),
             complained: AtomicBool::new(false),
+            store: DescriptorStore::of_process(variable("NOTIFY_SOCKET"), variable("LISTEN_FDNAMES")),
         }
+    }
+
+    /// Where descriptors outlive the daemon.
+    pub fn store(&self) -> &DescriptorStore {
+        &self.store
     }
 
     /// How often it wants to hear [`ServiceManager::alive`]: twice in the time it waits. Nothing if it does not.

@@ -14,7 +14,7 @@ use flannel_core::subnet_env::PreviousSubnets;
 
 use crate::backoff::Backoff;
 use crate::error::Error;
-use store::{Expect, Life, StoreError, Stored, SubnetStore, Written};
+use store::{Expect, Life, Revision, StoreError, Stored, SubnetStore, Written};
 
 pub mod etcd;
 pub mod follow;
@@ -24,6 +24,9 @@ pub mod store;
 
 /// How long a lease is asked for, as by every flannel daemon.
 pub const TTL: Duration = Duration::from_secs(TTL_SECONDS.unsigned_abs());
+/// How many subnets are tried by one list of the leases: in a storm of starting hosts a list costs etcd more than
+/// anything else, and those that were quicker are known by their writes.
+const PICKS: u32 = 5;
 /// How often a lost race is tried again before the daemon gives up. Each try draws among up to a hundred free
 /// subnets, so this many losses mean something else is wrong.
 const TRIES: u32 = 100;
@@ -43,6 +46,16 @@ pub struct SubnetManager<'a, S> {
     attrs: LeaseAttrs,
     ttl: Duration,
     rng: fastrand::Rng,
+    listed: Option<Listed>,
+}
+
+/// All leases at one moment.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Listed {
+    /// The leases.
+    pub leases: Vec<Stored>,
+    /// When it was so.
+    pub revision: Revision,
 }
 
 /// What became of keeping a lease.
@@ -57,7 +70,7 @@ pub enum Kept {
 impl<'a, S: SubnetStore> SubnetManager<'a, S> {
     /// A manager that publishes these attributes.
     pub fn new(store: &'a S, attrs: LeaseAttrs, ttl: Duration, rng: fastrand::Rng) -> Self {
-        Self { store, attrs, ttl, rng }
+        Self { store, attrs, ttl, rng, listed: None }
     }
 
     /// Takes a lease: the one with our public address, else the subnet of an earlier run, else a free one.
@@ -73,20 +86,46 @@ impl<'a, S: SubnetStore> SubnetManager<'a, S> {
         Err(Error::LostRaces(TRIES))
     }
 
+    /// The list by which the lease was taken, with the lease in it; once. Following the leases can begin with it instead
+    /// of asking for all of them again.
+    pub fn take_list(&mut self) -> Option<Listed> {
+        self.listed.take()
+    }
+
     /// One try; nothing when the race was lost.
     async fn try_acquire(&mut self, config: &NetworkConfig, previous: &PreviousSubnets) -> Result<Option<Held>, Error> {
-        let (leases, _) = self.store.list().await?;
+        let (leases, revision) = self.store.list().await?;
         if let Some(own) = leases.iter().find(|l| self.is_ours(l)) {
             if fits(config, &own.key) {
                 tracing::info!("found lease {} of this host's public address: taking it over", own.key);
-                let life = self.life_of(own);
-                return self.write(own.key, life, Expect::Revision(own.revision)).await;
+                let (key, life, expect) = (own.key, self.life_of(own), Expect::Revision(own.revision));
+                return self.write(key, life, expect, &mut Listed { leases, revision }).await;
             }
             tracing::warn!("lease {} of this host's public address does not fit the config: removing it", own.key);
             self.store.delete(own.key, own.revision).await?;
             return Ok(None);
         }
-        let taken = || leases.iter().flat_map(|l| l.key.nets());
+        let mut listed = Listed { leases, revision };
+        let mut raced = Vec::new();
+        for _ in 0..PICKS {
+            let key = self.pick(config, previous, &listed.leases, &raced)?;
+            if let Some(held) = self.write(key, Life::For(self.ttl), Expect::Absent, &mut listed).await? {
+                return Ok(Some(held));
+            }
+            raced.push(key);
+        }
+        Ok(None)
+    }
+
+    /// Free subnets: those of an earlier run, if they still are. `raced` were taken since the list.
+    fn pick(
+        &mut self,
+        config: &NetworkConfig,
+        previous: &PreviousSubnets,
+        leases: &[Stored],
+        raced: &[SubnetKey],
+    ) -> Result<SubnetKey, Error> {
+        let taken = || leases.iter().map(|l| &l.key).chain(raced).flat_map(SubnetKey::nets);
         let is_free = |net: &IpNet| !taken().any(|other| other.contains(net) || net.contains(&other));
         let mut nets = Vec::new();
         for range in config.ranges() {
@@ -111,15 +150,25 @@ impl<'a, S: SubnetStore> SubnetManager<'a, S> {
         let v4 = nets.iter().find_map(|n| if let IpNet::V4(n) = n { Some(*n) } else { None });
         let v6 = nets.iter().find_map(|n| if let IpNet::V6(n) = n { Some(*n) } else { None });
         // A checked config has at least one family.
-        let key = SubnetKey::new(v4, v6).ok_or_else(|| Error::out_of_subnets(config, leases.len()))?;
-        self.write(key, Life::For(self.ttl), Expect::Absent).await
+        SubnetKey::new(v4, v6).ok_or_else(|| Error::out_of_subnets(config, leases.len()))
     }
 
-    async fn write(&self, key: SubnetKey, life: Life, expect: Expect) -> Result<Option<Held>, Error> {
-        Ok(match self.store.put(key, &self.attrs, life, expect).await? {
-            Written::Yes { life, .. } => Some(Held { key, life }),
-            Written::Raced => None,
-        })
+    /// Writes the lease, and into the list too.
+    async fn write(
+        &mut self,
+        key: SubnetKey,
+        life: Life,
+        expect: Expect,
+        listed: &mut Listed,
+    ) -> Result<Option<Held>, Error> {
+        let Written::Yes { life, revision } = self.store.put(key, &self.attrs, life, expect).await? else {
+            return Ok(None);
+        };
+        let mut leases = std::mem::take(&mut listed.leases);
+        leases.retain(|lease| lease.key != key);
+        leases.push(Stored { key, attrs: Ok(self.attrs.clone()), revision, reserved: life == Life::Reserved });
+        self.listed = Some(Listed { leases, revision: listed.revision });
+        Ok(Some(Held { key, life }))
     }
 
     /// Makes the lease ours for another full time: renewal, and putting it right when it was removed, ran out or was

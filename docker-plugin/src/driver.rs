@@ -162,33 +162,41 @@ impl<L: Links> Driver<L> {
         self.hold_again().await;
     }
 
-    /// Removes devices of ours that belong to nothing we know. A bridge left over would keep its route, and Docker
-    /// refuses a pool that overlaps a route. Tells how many it removed.
-    async fn sweep(&self) -> usize {
+    /// Removes bridges of ours that belong to no network we know: each would keep its route, and Docker refuses a pool
+    /// that overlaps a route. One with a cable in it is spared until Docker has been asked: a container may run there.
+    async fn sweep(&self) {
         let owned = match self.links.owned().await {
             Ok(owned) => owned,
             Err(e) => {
                 warn!("{e}");
-                return 0;
+                return;
             }
         };
-        let mut removed = 0;
-        // What is there was remembered before it was made, bridges excepted, and for those the lock is held.
-        let known = self.store.read(|s| {
-            let bridges = s.networks.keys().filter_map(|id| names::bridge(id).ok());
-            let endpoints = s.networks.values().flat_map(|n| n.endpoints.keys());
-            let cables = endpoints.flat_map(|id| [names::host_end(id), names::container_end(id)]).flatten();
-            bridges.chain(cables).map(|n| n.to_string()).collect::<BTreeSet<_>>()
-        });
-        for stale in owned.iter().filter(|o| !known.contains(&o.name)) {
-            info!("{} belongs to nothing we know: removing it", stale.name);
-            let Ok(name) = flannel_core::name::IfName::new(stale.name.clone()) else { continue };
-            match self.links.remove(&name).await {
-                Ok(()) => removed += 1,
-                Err(e) => warn!("{e}"),
-            }
+        let in_use: BTreeSet<_> = owned.iter().filter_map(|o| o.bridge.as_ref()).collect();
+        for bridge in owned.iter().filter(|o| o.is_bridge && !in_use.contains(&o.name)) {
+            self.remove_unknown(&bridge.name).await;
         }
-        removed
+    }
+
+    /// Removes a device that belongs to nothing we know. The lock on bridges must be held: a bridge is made before its
+    /// network is remembered. Tells whether there was one.
+    async fn remove_unknown(&self, device: &str) -> bool {
+        let is_known = self.store.read(|s| {
+            let mut bridges = s.networks.keys().filter_map(|id| names::bridge(id).ok());
+            let endpoints = s.networks.values().flat_map(|n| n.endpoints.keys());
+            let mut cables = endpoints.flat_map(|id| [names::host_end(id), names::container_end(id)]).flatten();
+            bridges.any(|n| n.as_str() == device) || cables.any(|n| n.as_str() == device)
+        });
+        let Ok(name) = flannel_core::name::IfName::new(device.to_owned()) else { return false };
+        if is_known {
+            return false;
+        }
+        info!("{device} belongs to nothing we know: removing it");
+        if let Err(e) = self.links.remove(&name).await {
+            warn!("{e}");
+            return false;
+        }
+        true
     }
 
     /// Whether a pool or network may still be in the making, within Docker or between us.

@@ -146,8 +146,8 @@ impl Difference {
             Self::AddressLeaked { .. } | Self::AddressUntaken { .. } | Self::CableMissing { .. } => true,
             Self::NetworkGone { .. } | Self::LeaseChanged { .. } => false,
             // What is in the kernel is looked at again, with no call half way, before anything is done about it.
-            Self::BridgeMissing { .. } | Self::BridgeWrong { .. } => false,
-            Self::CableUnplugged { .. } | Self::DeviceLeft { .. } => false,
+            Self::BridgeMissing { .. } | Self::BridgeWrong { .. } | Self::CableUnplugged { .. } => false,
+            Self::DeviceLeft { .. } => true,
         }
     }
 
@@ -290,17 +290,17 @@ fn compare_addresses(
     docker: &DockerNetwork,
     found: &mut BTreeSet<Difference>,
 ) {
-    let ours = network.endpoints.values().flat_map(|e| &e.addresses);
-    let theirs = docker.endpoints.values().flat_map(|e| &e.addresses);
-    let containers: BTreeSet<IpAddr> = ours.chain(theirs).map(IpNet::addr).collect();
+    let addresses = |endpoints: Vec<&IpNet>| endpoints.into_iter().map(IpNet::addr).collect::<BTreeSet<IpAddr>>();
+    let ours = addresses(network.endpoints.values().flat_map(|e| &e.addresses).collect());
+    let theirs = addresses(docker.endpoints.values().flat_map(|e| &e.addresses).collect());
     let gateways = network.subnets.iter().map(|s| s.gateway.addr());
     let auxiliary = docker.pools.iter().flat_map(|p| p.auxiliary.iter().copied().chain(p.gateway));
-    let kept: BTreeSet<IpAddr> = gateways.chain(auxiliary).chain(containers.iter().copied()).collect();
+    let kept: BTreeSet<IpAddr> = gateways.chain(auxiliary).chain(ours).chain(theirs.iter().copied()).collect();
     for pool in state.pools.values().filter(|p| p.network.as_deref() == Some(id)) {
         let taken: BTreeSet<IpAddr> = pool.taken().collect();
         let leaked = taken.difference(&kept).copied();
         found.extend(leaked.map(|address| Difference::AddressLeaked { network: id.to_owned(), address }));
-        let untaken = containers.difference(&taken).copied().filter(|a| pool.subnet.contains(a));
+        let untaken = theirs.difference(&taken).copied().filter(|a| pool.subnet.contains(a));
         found.extend(untaken.map(|address| Difference::AddressUntaken { network: id.to_owned(), address }));
     }
 }
@@ -339,6 +339,12 @@ fn compare_kernel(view: &View<'_>, found: &mut BTreeSet<Difference>) {
             }
         }
     }
+    // A container that only Docker knows has its cable still; without Docker's word nothing is left over.
+    let Some(docker) = view.docker else { return };
+    let bridges = docker.iter().filter_map(|n| names::bridge(&n.id).ok());
+    let endpoints = docker.iter().flat_map(|n| n.endpoints.keys());
+    let cables = endpoints.flat_map(|e| [names::host_end(e), names::container_end(e)]).flatten();
+    known.extend(bridges.chain(cables).map(|name| name.to_string()));
     let left = view.devices.iter().filter(|d| !known.contains(&d.name));
     found.extend(left.map(|d| Difference::DeviceLeft { device: d.name.clone() }));
 }

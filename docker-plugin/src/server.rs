@@ -143,6 +143,8 @@ impl<L: Links> Table<L> {
             let request = match parse(&body) {
                 Ok(request) => request,
                 Err(reason) => {
+                    // Docker will not say again what it wanted to; what it did without us shows in its own books.
+                    driver.look_soon();
                     warn!("{method}: {reason}");
                     return refuse(StatusCode::BAD_REQUEST, &reason);
                 }

@@ -28,6 +28,7 @@ const FILE: &str = "state.json";
 
 /// How the name of a pool without PoolID begins.
 const LOST: &str = "lost-";
+
 /// The address space of networks made with `--ipam-driver null`.
 pub const WITHOUT_IPAM: &str = "null";
 

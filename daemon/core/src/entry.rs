@@ -6,7 +6,7 @@
 //! slots is the order of programming: a route is put only after the neighbour and the forwarding record it needs, and
 //! removed before them.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
@@ -21,7 +21,7 @@ use crate::wireguard::{PublicKey, Secret};
 pub struct LinkIndex(pub u32);
 
 /// One thing to programme.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Entry {
     /// A permanent neighbour: this address of the link has this MAC.
     Neigh {
@@ -50,8 +50,9 @@ pub enum Entry {
         /// The host's public address.
         to: Ipv4Addr,
     },
-    /// A peer of a wireguard device.
-    Peer(Peer),
+    /// A peer of a wireguard device, boxed because it is three times as large as the others, of which there may be tens
+    /// of thousands.
+    Peer(Box<Peer>),
 }
 
 /// A peer of a wireguard device.
@@ -102,12 +103,12 @@ pub enum Slot {
 impl Entry {
     /// The entry's identity.
     pub fn slot(&self) -> Slot {
-        match *self {
-            Self::Neigh { link, ip, .. } => Slot::Neigh(link, ip),
-            Self::Fdb { link, mac, .. } => Slot::Fdb(link, mac),
+        match self {
+            Self::Neigh { link, ip, .. } => Slot::Neigh(*link, *ip),
+            Self::Fdb { link, mac, .. } => Slot::Fdb(*link, *mac),
             Self::Route(route) => Slot::Route(route.dst),
-            Self::Tunnel { subnet, .. } => Slot::Tunnel(subnet),
-            Self::Peer(Peer { link, key, .. }) => Slot::Peer(link, key),
+            Self::Tunnel { subnet, .. } => Slot::Tunnel(*subnet),
+            Self::Peer(peer) => Slot::Peer(peer.link, peer.key),
         }
     }
 }
@@ -146,6 +147,16 @@ impl Table {
         self.0.remove(&entry.slot());
     }
 
+    /// Empties a slot.
+    pub fn clear(&mut self, slot: &Slot) {
+        self.0.remove(slot);
+    }
+
+    /// What stands in a slot.
+    pub fn get(&self, slot: &Slot) -> Option<&Entry> {
+        self.0.get(slot)
+    }
+
     /// Whether exactly this entry stands in its slot.
     pub fn has(&self, entry: &Entry) -> bool {
         self.0.get(&entry.slot()) == Some(entry)
@@ -164,6 +175,13 @@ impl Table {
     /// Whether another entry stands in this one's slot.
     pub fn holds_another(&self, entry: &Entry) -> bool {
         self.0.get(&entry.slot()).is_some_and(|stands| stands != entry)
+    }
+
+    /// The slots in which another table differs.
+    pub fn differences(&self, other: &Self) -> BTreeSet<Slot> {
+        let ours = self.0.iter().filter(|(_, entry)| !other.has(entry)).map(|(slot, _)| *slot);
+        let theirs = other.0.keys().filter(|slot| !self.0.contains_key(slot)).copied();
+        ours.chain(theirs).collect()
     }
 
     /// The entries in the order of programming.
@@ -199,12 +217,11 @@ pub struct Plan {
 }
 
 impl Plan {
-    /// The difference of two tables.
-    pub fn between(installed: &Table, desired: &Table) -> Self {
-        Self {
-            put: desired.iter().filter(|e| !installed.has(e)).copied().collect(),
-            remove: installed.iter().rev().filter(|e| !desired.0.contains_key(&e.slot())).copied().collect(),
-        }
+    /// What is to be done in these slots.
+    pub fn of(slots: &BTreeSet<Slot>, installed: &Table, desired: &Table) -> Self {
+        let put = slots.iter().filter_map(|slot| desired.get(slot)).filter(|entry| !installed.has(entry));
+        let surplus = slots.iter().rev().filter(|slot| desired.get(slot).is_none());
+        Self { put: put.cloned().collect(), remove: surplus.filter_map(|slot| installed.get(slot)).cloned().collect() }
     }
 
     /// Whether nothing is to be done.
@@ -231,11 +248,15 @@ mod tests {
         Entry::Route(Route { dst, via: Some(Ipv4Addr::new(10, 5, via, 0).into()), link: LinkIndex(1), onlink: true })
     }
 
+    fn plan(installed: &Table, desired: &Table) -> Plan {
+        Plan::of(&installed.differences(desired), installed, desired)
+    }
+
     #[test]
     fn a_new_mac_is_a_replace_and_a_late_removal() {
         let installed = Table::from_iter([route(1, 1), fdb(1, 1), neigh(1, 1)]);
         let desired = Table::from_iter([route(1, 1), fdb(2, 1), neigh(1, 2)]);
-        let plan = Plan::between(&installed, &desired);
+        let plan = plan(&installed, &desired);
         assert_eq!(plan, Plan { put: vec![neigh(1, 2), fdb(2, 1)], remove: vec![fdb(1, 1)] });
     }
 
@@ -243,9 +264,9 @@ mod tests {
     fn routes_come_last_and_go_first() {
         let all = Table::from_iter([route(1, 1), fdb(1, 1), neigh(1, 1)]);
         let none = Table::default();
-        assert_eq!(Plan::between(&none, &all).put, [neigh(1, 1), fdb(1, 1), route(1, 1)]);
-        assert_eq!(Plan::between(&all, &none).remove, [route(1, 1), fdb(1, 1), neigh(1, 1)]);
-        assert!(Plan::between(&all, &all).is_empty());
+        assert_eq!(plan(&none, &all).put, [neigh(1, 1), fdb(1, 1), route(1, 1)]);
+        assert_eq!(plan(&all, &none).remove, [route(1, 1), fdb(1, 1), neigh(1, 1)]);
+        assert!(plan(&all, &all).is_empty());
     }
 
     fn entries() -> impl Strategy<Value = Vec<Entry>> {
@@ -265,7 +286,7 @@ mod tests {
             let desired = Table::from_iter(desired);
             let mut fails = fails.into_iter();
             for _ in 0..2 {
-                let plan = Plan::between(&installed, &desired);
+                let plan = plan(&installed, &desired);
                 for entry in plan.put {
                     if !fails.next().unwrap_or(false) { installed.put(entry); }
                 }

@@ -19,6 +19,7 @@
 pub mod allocate;
 pub mod backend_config;
 pub mod config;
+pub mod desired;
 pub mod docker_opts;
 pub mod entry;
 pub mod flags;

@@ -45,6 +45,21 @@ impl LeaseView {
         }
     }
 
+    /// The lease of these subnets, if it is a remote one.
+    pub fn get(&self, key: &SubnetKey) -> Option<&Lease> {
+        self.leases.get(key)
+    }
+
+    /// How many remote leases there are.
+    pub fn len(&self) -> usize {
+        self.leases.len()
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.leases.is_empty()
+    }
+
     /// The remote leases.
     pub fn remote(&self) -> impl Iterator<Item = &Lease> {
         self.leases.values()

@@ -105,6 +105,10 @@ impl Backend for Extension {
         data(remote).map(|_| Vec::new())
     }
 
+    fn follows(&self) -> bool {
+        true
+    }
+
     fn follow(&self, remote: Vec<Lease>) {
         let with_data = |lease: Lease| {
             let data = data(&lease).ok()??;

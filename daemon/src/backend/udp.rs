@@ -1,7 +1,8 @@
 //! udp: each IPv4 packet in a datagram of its own, carried by the daemon. Contract, section 5.2.
 //!
 //! For hosts whose kernel or network has no vxlan. The TUN device `flannel0` takes the packets of the flannel network;
-//! two threads of its own ([`proxy`]) move them. The device lives and ends with the daemon.
+//! two threads of its own ([`proxy`]) move them. The device ends with the daemon, unless the service manager
+//! keeps descriptors: then device and socket wait for the next daemon, with what comes meanwhile.
 //!
 //! A datagram holds one whole IPv4 packet, so that upstream's daemon can be the other end. To be quick all the same the
 //! kernel is asked for many packets at a time: from the device it gives one header and up to 64 KiB of payload, which
@@ -26,6 +27,7 @@ use super::{Backend, Reach, base, without};
 use crate::error::Error;
 use crate::kernel::netlink::Netlink;
 use crate::kernel::{KernelError, Scope};
+use crate::service_manager::DescriptorStore;
 use crate::uplink::ExternalInterface;
 pub use table::Tunnels;
 
@@ -34,8 +36,7 @@ pub mod drops;
 mod inward;
 mod outward;
 pub mod proxy;
-#[expect(unreachable_pub, reason = "a place for calls, whatever uses them")]
-mod sys;
+pub mod sys;
 pub mod table;
 pub mod wire;
 
@@ -48,6 +49,7 @@ const NAME: &str = "flannel%d";
 pub struct Prepared {
     listen: SocketAddrV4,
     options: Options,
+    store: DescriptorStore,
     uplink: LinkIndex,
     mtu: u32,
     running: Option<Running>,
@@ -62,7 +64,7 @@ struct Running {
 
 impl Prepared {
     /// The socket is bound to the interface's address, which is therefore the source of what is sent.
-    pub fn new(options: &Options, uplink: &ExternalInterface) -> Result<Self, Error> {
+    pub fn new(options: &Options, uplink: &ExternalInterface, store: DescriptorStore) -> Result<Self, Error> {
         let v4 = uplink.v4.ok_or_else(|| Error::Setup {
             backend: "udp",
             reason: "it carries IPv4 only: switch EnableIPv4 on or choose vxlan".into(),
@@ -72,7 +74,7 @@ impl Prepared {
         }
         let listen = SocketAddrV4::new(v4.own, options.port);
         let mtu = uplink.mtu.saturating_sub(OVERHEAD);
-        Ok(Self { listen, options: *options, uplink: uplink.index, mtu, running: None, made: None })
+        Ok(Self { listen, options: *options, store, uplink: uplink.index, mtu, running: None, made: None })
     }
 
     /// Opens device and socket and starts the proxy; a device that was lost is opened anew.
@@ -98,7 +100,7 @@ impl Prepared {
                 offload: self.options.offload,
                 any_source: self.options.any_source,
             };
-            let proxy = proxy::Proxy::start(NAME, manner, tunnels.clone()).map_err(fail)?;
+            let proxy = proxy::Proxy::start(NAME, manner, tunnels.clone(), &self.store).map_err(fail)?;
             let name = IfName::new(proxy.device()).map_err(|e| fail(e.to_string()))?;
             self.running = Some(Running { name, tunnels, _proxy: proxy });
         }

@@ -227,14 +227,14 @@ impl Wireguard {
         let data = WireguardData::from_json(data)?;
         let address = self.address(remote, allowed)?;
         let port = data.port.unwrap_or_else(|| port(&self.options, v4.is_some()));
-        Ok(Some(Entry::Peer(Peer {
+        Ok(Some(Entry::Peer(Box::new(Peer {
             link: tunnel.link,
             key: data.public_key,
             endpoint: SocketAddr::new(address, port),
             allowed: Some(allowed),
             psk: self.options.psk,
             keepalive: self.options.keepalive,
-        })))
+        }))))
     }
 
     /// Where a host is reached. In mode auto IPv4 is taken unless it is private and IPv6 is public on both sides.

@@ -4,7 +4,7 @@ use std::cell::{Cell, RefCell};
 
 use flannel_core::entry::{Entry, Table};
 
-use super::{Fault, Kernel, KernelError, Scope};
+use super::{Failure, Fault, Kernel, KernelError, Scope, Verb};
 
 /// Entries, and what was asked in which order.
 #[derive(Default)]
@@ -13,6 +13,8 @@ pub struct FakeKernel {
     pub table: RefCell<Table>,
     /// How many of the next operations fail.
     pub failing: Cell<u32>,
+    /// Whether the next call loses its answers, with nothing done.
+    pub overrun: Cell<bool>,
     /// Every operation, as text.
     pub log: RefCell<Vec<String>>,
 }
@@ -30,16 +32,20 @@ impl FakeKernel {
 }
 
 impl Kernel for FakeKernel {
-    async fn put(&self, entry: &Entry) -> Result<(), KernelError> {
-        self.note(format!("put {entry}"))?;
-        self.table.borrow_mut().put(*entry);
-        Ok(())
-    }
-
-    async fn remove(&self, entry: &Entry) -> Result<(), KernelError> {
-        self.note(format!("remove {entry}"))?;
-        self.table.borrow_mut().remove(entry);
-        Ok(())
+    async fn carry_out(&self, verb: Verb, entries: &[Entry]) -> Result<Vec<Failure>, KernelError> {
+        if self.overrun.take() {
+            let what = format!("{verb} {} entries", entries.len());
+            return Err(KernelError { what, reason: "told to overrun".into(), fault: Fault::Overrun });
+        }
+        let mut failures = Vec::new();
+        for (place, entry) in entries.iter().enumerate() {
+            match (self.note(format!("{verb} {entry}")), verb) {
+                (Err(error), _) => failures.push(Failure { place, error }),
+                (Ok(()), Verb::Put) => self.table.borrow_mut().put(entry.clone()),
+                (Ok(()), Verb::Remove) => self.table.borrow_mut().remove(entry),
+            }
+        }
+        Ok(failures)
     }
 
     async fn list(&self, _: &Scope) -> Result<Table, KernelError> {

@@ -7,7 +7,8 @@ use flannel_core::ipnet::IpNet;
 use rtnetlink::packet_route::AddressFamily;
 use rtnetlink::packet_route::address::{AddressAttribute, AddressFlags, AddressScope};
 
-use super::netlink::{Netlink, collect, destination, gateway, output, preferred_source};
+use super::message::{destination, gateway, output, preferred_source};
+use super::netlink::{Netlink, collect};
 use super::{KernelError, device};
 
 /// An interface.

@@ -1,24 +1,30 @@
 //! News of the kernel: something of ours may have been taken away.
 
 use flannel_core::entry::{Entry, LinkIndex};
-use futures_util::StreamExt;
-use rtnetlink::MulticastGroup;
-use rtnetlink::packet_core::NetlinkPayload;
 use rtnetlink::packet_route::link::LinkFlags;
 use rtnetlink::packet_route::{AddressFamily, RouteNetlinkMessage};
+use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
 
-use super::netlink::{output, read_neighbour, read_route};
-use super::{Fault, KernelError};
+use super::KernelError;
+use super::batch::decode;
+use super::message::{output, read_neighbour, read_route};
+use super::socket::{Socket, is_overrun};
+
+/// `RTMGRP_LINK`, `RTMGRP_NEIGH`, `RTMGRP_IPV4_ROUTE` and `RTMGRP_IPV6_ROUTE` of linux/rtnetlink.h.
+const GROUPS: u32 = 0x1 | 0x4 | 0x40 | 0x400;
 
 /// News that may call for a look at what stands.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Loss {
     /// A device is gone.
     Link(LinkIndex),
     /// A route of this device is gone, or all of them may be.
     Route(LinkIndex),
-    /// A neighbour or forwarding record of this device is gone.
+    /// A neighbour of this device is gone.
     Neighbour(LinkIndex),
+    /// This is gone, perhaps by our own hand.
+    Gone(Entry),
     /// This stands now, perhaps in the place of something of ours.
     Stands(Entry),
     /// The kernel said more than was read: anything may have gone.
@@ -27,69 +33,72 @@ pub enum Loss {
 
 /// The stream of losses.
 pub struct Monitor {
-    messages: futures_util::stream::BoxStream<'static, Option<Loss>>,
+    losses: mpsc::UnboundedReceiver<Loss>,
+    reader: JoinHandle<()>,
 }
 
 impl Monitor {
-    /// Starts listening in the current network namespace.
-    pub fn open() -> Result<Self, KernelError> {
-        let groups =
-            [MulticastGroup::Link, MulticastGroup::Ipv4Route, MulticastGroup::Ipv6Route, MulticastGroup::Neigh];
-        let (connection, handle, messages) = rtnetlink::new_multicast_connection(&groups).map_err(|e| KernelError {
-            what: "listen to the kernel's notifications".into(),
-            reason: e.to_string(),
-            fault: Fault::Other,
-        })?;
-        tokio::spawn(connection);
-        // The connection ends when nobody can send requests any more, so the handle lives with the stream.
-        let messages = messages.map(move |(message, _)| {
-            let _open = &handle;
-            loss(&message.payload)
+    /// Starts listening in the current network namespace. What `author` did itself is no news.
+    pub fn open(author: u32) -> Result<Self, KernelError> {
+        let mut socket = Socket::open(GROUPS)?;
+        let (sender, losses) = mpsc::unbounded_channel();
+        let reader = tokio::spawn(async move {
+            loop {
+                let read = match socket.receive().await {
+                    Ok(messages) => messages
+                        .filter(|message| message.port_number() != author)
+                        .filter_map(|message| loss(&decode(&message)?))
+                        .try_for_each(|loss| sender.send(loss)),
+                    Err(error) if is_overrun(&error) => sender.send(Loss::Unknown),
+                    Err(error) => {
+                        tracing::warn!("the kernel's notifications can't be read any more: {error}");
+                        return;
+                    }
+                };
+                if read.is_err() {
+                    return;
+                }
+            }
         });
-        Ok(Self { messages: messages.boxed() })
+        Ok(Self { losses, reader })
     }
 
-    /// The next loss; never returns when the kernel stopped telling.
-    pub async fn next(&mut self) -> Loss {
-        loop {
-            match self.messages.next().await {
-                Some(Some(loss)) => return loss,
-                Some(None) => {}
-                None => std::future::pending().await,
-            }
+    /// Adds what there is to `losses`, at least one; never returns when the kernel stopped telling.
+    pub async fn next(&mut self, losses: &mut Vec<Loss>) {
+        if self.losses.recv_many(losses, usize::MAX).await == 0 {
+            std::future::pending::<()>().await;
         }
     }
 }
 
-fn loss(payload: &NetlinkPayload<RouteNetlinkMessage>) -> Option<Loss> {
-    match payload {
+impl Drop for Monitor {
+    fn drop(&mut self) {
+        self.reader.abort();
+    }
+}
+
+fn loss(message: &RouteNetlinkMessage) -> Option<Loss> {
+    match message {
         // A bridge tells of its ports in the same kind of message, under its own family.
-        NetlinkPayload::InnerMessage(RouteNetlinkMessage::DelLink(link) | RouteNetlinkMessage::NewLink(link))
+        RouteNetlinkMessage::DelLink(link) | RouteNetlinkMessage::NewLink(link)
             if link.header.interface_family != AddressFamily::Unspec =>
         {
             None
         }
-        NetlinkPayload::InnerMessage(RouteNetlinkMessage::DelLink(link)) => {
-            Some(Loss::Link(LinkIndex(link.header.index)))
-        }
+        RouteNetlinkMessage::DelLink(link) => Some(Loss::Link(LinkIndex(link.header.index))),
         // A device that goes down takes its routes along without a word about each; one that comes up has none.
-        NetlinkPayload::InnerMessage(RouteNetlinkMessage::NewLink(link)) => {
+        RouteNetlinkMessage::NewLink(link) => {
             let index = LinkIndex(link.header.index);
             Some(if link.header.flags.contains(LinkFlags::Up) { Loss::Route(index) } else { Loss::Link(index) })
         }
-        NetlinkPayload::InnerMessage(RouteNetlinkMessage::DelRoute(route)) => {
-            output(route).map(|index| Loss::Route(LinkIndex(index)))
+        RouteNetlinkMessage::DelRoute(route) => output(route).map(|index| Loss::Route(LinkIndex(index))),
+        RouteNetlinkMessage::NewRoute(route) => read_route(route).map(|route| Loss::Stands(Entry::Route(route))),
+        RouteNetlinkMessage::NewNeighbour(neighbour) => read_neighbour(neighbour).map(Loss::Stands),
+        RouteNetlinkMessage::DelNeighbour(neighbour) if neighbour.header.family == AddressFamily::Bridge => {
+            // A vxlan device does not say who removed a forwarding record.
+            read_neighbour(neighbour).map(Loss::Gone)
         }
-        NetlinkPayload::InnerMessage(RouteNetlinkMessage::NewRoute(route)) => {
-            read_route(route).map(|route| Loss::Stands(Entry::Route(route)))
-        }
-        NetlinkPayload::InnerMessage(RouteNetlinkMessage::NewNeighbour(neighbour)) => {
-            read_neighbour(neighbour).map(Loss::Stands)
-        }
-        NetlinkPayload::InnerMessage(RouteNetlinkMessage::DelNeighbour(neighbour)) => {
-            Some(Loss::Neighbour(LinkIndex(neighbour.header.ifindex)))
-        }
-        NetlinkPayload::Overrun(_) => Some(Loss::Unknown),
+        RouteNetlinkMessage::DelNeighbour(neighbour) => Some(Loss::Neighbour(LinkIndex(neighbour.header.ifindex))),
         _ => None,
     }
 }

@@ -5,7 +5,6 @@
 
 use std::cell::RefCell;
 use std::collections::HashSet;
-use std::error::Error as _;
 use std::future::Future;
 use std::time::Duration;
 
@@ -17,10 +16,18 @@ use flannel_core::key::{SubnetKey, etcd_key};
 use flannel_core::lease::{BadLease, LeaseAttrs};
 use futures_util::{Stream, StreamExt, stream};
 
+use errors::{is_compacted, is_transport, reason, refusal};
+
 use super::store::{Expect, Life, News, Revision, StoreError, Stored, SubnetStore, Written};
 use crate::metrics::METRICS;
 use crate::opts::EtcdOptions;
 
+mod errors;
+
+/// How many leases are asked for at a time: some hundred KiB, far from the 4 MiB that an answer of etcd may have.
+const PAGE: i64 = 1000;
+/// How often a list is begun again because etcd forgot the moment of its first page.
+const LISTS: u32 = 3;
 /// How long a connection may take to come up, and how long an answer may.
 const CONNECT: Duration = Duration::from_secs(2);
 const ANSWER: Duration = Duration::from_secs(5);
@@ -160,6 +167,31 @@ impl EtcdStore {
         &self.endpoints[was]
     }
 
+    /// All leases as they were at one moment, page by page: one answer with tens of thousands would be too large.
+    async fn pages(&self) -> Result<(Vec<Stored>, Revision), StoreError> {
+        let end = end_of(&self.subnets_key);
+        let mut from = self.subnets_key.clone().into_bytes();
+        let mut leases = Vec::new();
+        let mut moment = None;
+        loop {
+            let page = || {
+                let options = GetOptions::new().with_range(end.clone()).with_limit(PAGE);
+                moment.map_or(options.clone(), |moment| options.with_revision(moment))
+            };
+            let ask = |mut client: Client| {
+                let (from, page) = (from.clone(), page());
+                async move { client.get(from, Some(page)).await }
+            };
+            let response = self.call(ask).await?;
+            let revision = *moment.get_or_insert(response.header().map_or(0, etcd_client::ResponseHeader::revision));
+            leases.extend(response.kvs().iter().filter_map(|kv| self.stored(kv)));
+            match response.kvs().last() {
+                Some(last) if response.more() => from = [last.key(), &[0]].concat(),
+                _ => return Ok((leases, Revision(revision))),
+            }
+        }
+    }
+
     fn stored(&self, kv: &KeyValue) -> Option<Stored> {
         let key = self.subnet_key(kv.key())?;
         let attrs = std::str::from_utf8(kv.value())
@@ -209,10 +241,13 @@ impl SubnetStore for EtcdStore {
     }
 
     async fn list(&self) -> Result<(Vec<Stored>, Revision), StoreError> {
-        let prefix = || Some(GetOptions::new().with_prefix());
-        let response = self.call(|mut c| async move { c.get(self.subnets_key.as_str(), prefix()).await }).await?;
-        let revision = Revision(response.header().map_or(0, etcd_client::ResponseHeader::revision));
-        Ok((response.kvs().iter().filter_map(|kv| self.stored(kv)).collect(), revision))
+        let mut tries = 1..LISTS;
+        loop {
+            match self.pages().await {
+                Err(error) if is_compacted(&error) && tries.next().is_some() => {}
+                other => return other,
+            }
+        }
     }
 
     async fn get(&self, key: SubnetKey) -> Result<Option<Stored>, StoreError> {
@@ -285,6 +320,16 @@ impl SubnetStore for EtcdStore {
     }
 }
 
+/// The first key behind all that begin with `prefix`.
+fn end_of(prefix: &str) -> Vec<u8> {
+    let mut end = prefix.as_bytes().to_vec();
+    if let Some(last) = end.last_mut() {
+        // A key is text, whose bytes are never 255.
+        *last += 1;
+    }
+    end
+}
+
 fn endpoint(text: &str) -> Result<String, StoreError> {
     let text = text.trim_end_matches('/');
     let host = text.strip_prefix("http://").or_else(|| text.strip_prefix("https://"));
@@ -320,44 +365,4 @@ fn tls(options: &EtcdOptions) -> Result<TlsOptions, StoreError> {
             Ok(tls.identity(Identity::from_pem(cert, read("etcd-keyfile", key, "PRIVATE KEY")?)))
         }
     }
-}
-
-/// What etcd answered; a wrong password won't get right by waiting.
-fn refusal(reason: String) -> StoreError {
-    if reason.contains("invalid user ID or password") {
-        StoreError::Setup("flags -etcd-username and -etcd-password: etcd does not accept them".into())
-    } else if reason.contains("user name is empty") {
-        StoreError::Refused(format!("{reason}; give a user by -etcd-username and -etcd-password"))
-    } else {
-        StoreError::Refused(reason)
-    }
-}
-
-/// Whether the error says that etcd was not reached or can't serve now, rather than that it refused.
-fn is_transport(error: &EtcdError) -> bool {
-    match error {
-        EtcdError::TransportError(_) | EtcdError::IoError(_) | EtcdError::WatchError(_) | EtcdError::Internal(_) => {
-            true
-        }
-        // Unavailable: not connected, or no leader. Unknown and Internal: the connection broke under the call.
-        EtcdError::GRpcStatus(status) => matches!(i32::from(status.code()), 1 | 2 | 4 | 13 | 14),
-        _ => false,
-    }
-}
-
-/// The innermost cause, which is the one that means something ("Connection refused").
-fn reason(error: &EtcdError) -> String {
-    let (mut text, mut cause): (String, Option<&dyn std::error::Error>) = match error {
-        EtcdError::GRpcStatus(status) => (status.message().to_owned(), status.source()),
-        EtcdError::TransportError(error) => (error.to_string(), error.source()),
-        other => (other.to_string(), None),
-    };
-    while let Some(error) = cause {
-        let inner = error.to_string();
-        if !inner.is_empty() {
-            text = inner;
-        }
-        cause = error.source();
-    }
-    text
 }

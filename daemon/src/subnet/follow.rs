@@ -10,6 +10,7 @@ use futures_util::StreamExt;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
+use super::Listed;
 use super::store::{News, Revision, StoreError, Stored, SubnetStore};
 use crate::backoff::Backoff;
 use crate::metrics::METRICS;
@@ -27,9 +28,14 @@ pub enum Update {
     Change(Change),
 }
 
-/// Follows until nobody listens any more. Never gives up: a break is told once, and its end.
-pub async fn follow<S: SubnetStore>(store: &S, updates: &mpsc::Sender<Update>) {
-    let mut follower = Follower { store, updates, revision: None, complaint: None };
+/// How many leases may be listed again as often as that. A list costs etcd what there is, and as many hosts ask for it:
+/// where there are more, each asks more seldom, so that what all of them ask for grows with their number only.
+const FEW: f64 = 500.0;
+
+/// Follows until nobody listens any more, from a list that is already there or from one of its own. Never gives up: a
+/// break is told once, and its end.
+pub async fn follow<S: SubnetStore>(store: &S, updates: &mpsc::Sender<Update>, listed: Option<Listed>) {
+    let mut follower = Follower { store, updates, listed, count: 0, revision: None, complaint: None };
     let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(5));
     loop {
         match follower.once(&mut backoff).await {
@@ -57,6 +63,10 @@ pub async fn follow<S: SubnetStore>(store: &S, updates: &mpsc::Sender<Update>) {
 struct Follower<'a, S> {
     store: &'a S,
     updates: &'a mpsc::Sender<Update>,
+    /// A list not yet told.
+    listed: Option<Listed>,
+    /// How many leases the last list had.
+    count: u32,
     /// Everything up to here was told.
     revision: Option<Revision>,
     complaint: Option<StoreError>,
@@ -76,7 +86,11 @@ impl<S: SubnetStore> Follower<'_, S> {
         let revision = match self.revision {
             Some(revision) => revision,
             None => {
-                let (leases, revision) = self.store.list().await?;
+                let (leases, revision) = match self.listed.take() {
+                    Some(Listed { leases, revision }) => (leases, revision),
+                    None => self.store.list().await?,
+                };
+                self.count = u32::try_from(leases.len()).unwrap_or(u32::MAX);
                 let snapshot = leases.into_iter().filter_map(readable).collect();
                 if self.updates.send(Update::Snapshot(snapshot)).await.is_err() {
                     return Ok(Next::NobodyListens);
@@ -85,7 +99,7 @@ impl<S: SubnetStore> Follower<'_, S> {
             }
         };
         let mut news = self.store.watch(revision).await?;
-        let relist = Instant::now() + RELIST.mul_f64(0.5 + fastrand::f64() / 2.0);
+        let relist = Instant::now() + relist_after(self.count);
         loop {
             let item = tokio::select! {
                 item = news.next() => item,
@@ -124,6 +138,11 @@ impl<S: SubnetStore> Follower<'_, S> {
     }
 }
 
+/// How long after a list the next one is due.
+fn relist_after(count: u32) -> Duration {
+    RELIST.mul_f64((0.5 + fastrand::f64() / 2.0) * (f64::from(count) / FEW).max(1.0))
+}
+
 /// The lease, if its value can be read; else a line that says which and why.
 fn readable(stored: Stored) -> Option<Lease> {
     let Stored { key, attrs, .. } = stored;
@@ -159,7 +178,7 @@ mod tests {
     ) {
         let (sender, receiver) = mpsc::channel(16);
         tokio::select! {
-            () = follow(store, &sender) => panic!("it stopped following"),
+            () = follow(store, &sender, None) => panic!("it stopped following"),
             () = script(receiver) => {}
         }
     }
@@ -206,5 +225,31 @@ mod tests {
         store.unreachable.set(5);
         store.write(key(1), LEASE);
         with_follower(&store, async |mut updates| assert_eq!(snapshot(&mut updates).await, [key(1)])).await;
+    }
+
+    /// What was listed when the lease was taken is told, and the watch goes on from there.
+    #[tokio::test(start_paused = true)]
+    async fn a_list_at_hand_is_not_asked_for_again() {
+        let store = MemoryStore::default();
+        store.write(key(1), LEASE);
+        let (leases, revision) = store.list().await.unwrap();
+        store.write(key(2), LEASE);
+        let (sender, mut updates) = mpsc::channel(16);
+        let script = async {
+            assert_eq!(snapshot(&mut updates).await, [key(1)]);
+            assert!(matches!(updates.recv().await, Some(Update::Change(Change::Put(l))) if l.key == key(2)));
+        };
+        tokio::select! {
+            () = follow(&store, &sender, Some(Listed { leases, revision })) => panic!("it stopped following"),
+            () = script => {}
+        }
+    }
+
+    #[test]
+    fn where_there_are_more_each_lists_more_seldom() {
+        for (count, longest) in [(0, RELIST), (500, RELIST), (5000, 10 * RELIST)] {
+            let after = relist_after(count);
+            assert!(after >= longest / 2 && after <= longest, "{after:?} for {count}");
+        }
     }
 }

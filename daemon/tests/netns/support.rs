@@ -89,6 +89,13 @@ pub(crate) fn http_get(host: &Host, address: Ipv4Addr, port: u16, path: &str) ->
     Ok((status.context(|| format!("{}: no status: {head}", what()))?, body.to_owned()))
 }
 
+/// A sample of the metrics of a daemon started with `-healthz-port=8081`.
+pub(crate) fn sample(host: &Host, name: &str) -> Result<u64> {
+    let (_, page) = http_get(host, Ipv4Addr::LOCALHOST, 8081, "/metrics")?;
+    let value = page.lines().find_map(|line| line.strip_prefix(name)?.trim().parse().ok());
+    value.context(|| format!("no {name} in {page}"))
+}
+
 /// The source address a datagram from `sender` has when it reaches `address` in `receiver`.
 pub(crate) fn source_seen(sender: &Namespace, receiver: &Namespace, address: Ipv4Addr) -> Result<Ipv4Addr> {
     let what = |e: std::io::Error| Error::new(format!("datagram to {address}: {e}"));

@@ -11,28 +11,33 @@ use std::time::Duration;
 use crate::support::*;
 use crate::udp_packets::{Datagram, Header, ICMP, UDP};
 
-const PORT: u16 = 8285;
-const PATIENCE: Duration = Duration::from_secs(5);
+pub(crate) const PORT: u16 = 8285;
+pub(crate) const PATIENCE: Duration = Duration::from_secs(5);
 /// How long silence must last to count.
 const SILENCE: Duration = Duration::from_millis(300);
-const FAR: Ipv4Addr = Ipv4Addr::new(10, 5, 200, 9);
+pub(crate) const FAR: Ipv4Addr = Ipv4Addr::new(10, 5, 200, 9);
 const UNLEASED: Ipv4Addr = Ipv4Addr::new(10, 5, 254, 9);
 
 /// h1 with its lease and the stand-in for h2's daemon.
-struct Wire<'a> {
-    host: &'a Host,
+pub(crate) struct Wire<'a> {
+    pub(crate) host: &'a Host,
     env: SubnetEnv,
     daemon: Daemon,
-    peer: UdpSocket,
+    pub(crate) peer: UdpSocket,
 }
 
-fn on_the_wire(body: impl FnOnce(&Lab, &Wire<'_>) -> Result<()>) {
-    lab(2, &plain("udp")).check(|lab| {
+pub(crate) fn on_the_wire(body: impl FnOnce(&Lab, &Wire<'_>) -> Result<()>) {
+    on_the_wire_of(&plain("udp"), body);
+}
+
+/// The same with another config.
+pub(crate) fn on_the_wire_of(config: &str, body: impl FnOnce(&Lab, &Wire<'_>) -> Result<()>) {
+    lab(2, config).check(|lab| {
         let (host, other) = (lab.host(1), lab.host(2));
         lab.etcd().put(&format!("{SUBNETS}10.5.200.0-24"), r#"{"PublicIP":"172.31.77.2","PublicIPv6":null}"#)?;
         let peer = other.run(|_| UdpSocket::bind((other.address(), PORT)))?.context(|| "port 8285".to_owned())?;
         peer.set_read_timeout(Some(PATIENCE)).context(|| "port 8285".to_owned())?;
-        let daemon = host.up(FLANNELD, &[])?;
+        let daemon = host.up(FLANNELD, &["-healthz-port=8081"])?;
         let env = daemon.ready()?;
         host.ip("link add cbr0 type bridge")?;
         host.ip(&format!("addr add {} dev cbr0", env.gateway))?;
@@ -44,12 +49,12 @@ fn on_the_wire(body: impl FnOnce(&Lab, &Wire<'_>) -> Result<()>) {
 }
 
 impl Wire<'_> {
-    fn gateway(&self) -> Ipv4Addr {
+    pub(crate) fn gateway(&self) -> Ipv4Addr {
         self.env.address(1)
     }
 
     /// A datagram of h1 itself with this TTL, from the lease's first address.
-    fn send(&self, to: Ipv4Addr, ttl: u8, payload: &[u8]) -> Result<u16> {
+    pub(crate) fn send(&self, to: Ipv4Addr, ttl: u8, payload: &[u8]) -> Result<u16> {
         self.host
             .run(|_| -> std::io::Result<u16> {
                 let socket = UdpSocket::bind((self.gateway(), 0))?;
@@ -61,7 +66,7 @@ impl Wire<'_> {
     }
 
     /// The next tunnel datagram that carries `payload`.
-    fn receive(&self, payload: &[u8]) -> Result<Datagram> {
+    pub(crate) fn receive(&self, payload: &[u8]) -> Result<Datagram> {
         loop {
             let datagram = self.receive_any()?;
             if datagram.payload == payload {
@@ -71,7 +76,7 @@ impl Wire<'_> {
     }
 
     /// The next one that carries UDP: the host's own kernel speaks to the far container too, by ICMP.
-    fn receive_any(&self) -> Result<Datagram> {
+    pub(crate) fn receive_any(&self) -> Result<Datagram> {
         let mut buffer = [0; 2048];
         loop {
             let (length, from) = self.peer.recv_from(&mut buffer).context(|| "no tunnel datagram came".to_owned())?;
@@ -93,25 +98,25 @@ impl Wire<'_> {
     }
 
     /// Sends an inner packet as h2's daemon would.
-    fn inject(&self, packet: &[u8]) -> Result<()> {
+    pub(crate) fn inject(&self, packet: &[u8]) -> Result<()> {
         self.peer.send_to(packet, (self.host.address(), PORT)).map(drop).context(|| "tunnel datagram".to_owned())
     }
 
     /// A socket on h1 that inner packets are for.
-    fn listener(&self) -> Result<UdpSocket> {
+    pub(crate) fn listener(&self) -> Result<UdpSocket> {
         let socket = self.host.run(|_| UdpSocket::bind((self.gateway(), 0)))?.context(|| "listener".to_owned())?;
         socket.set_read_timeout(Some(PATIENCE)).context(|| "listener".to_owned())?;
         Ok(socket)
     }
 
     /// An inner packet from the far container to `listener`.
-    fn packet_for(&self, listener: &UdpSocket, ttl: u8, payload: &[u8]) -> Vec<u8> {
+    pub(crate) fn packet_for(&self, listener: &UdpSocket, ttl: u8, payload: &[u8]) -> Vec<u8> {
         let port = listener.local_addr().unwrap().port();
         Header { source: FAR, destination: self.gateway(), ttl, ..Header::default() }.udp(9999, port, payload)
     }
 }
 
-fn receive_on(listener: &UdpSocket) -> Vec<u8> {
+pub(crate) fn receive_on(listener: &UdpSocket) -> Vec<u8> {
     let mut buffer = [0; 2048];
     let length = listener.recv(&mut buffer).unwrap();
     buffer[..length].to_vec()

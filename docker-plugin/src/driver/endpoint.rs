@@ -68,7 +68,7 @@ impl<L: Links> Driver<L> {
                 }
             }
         };
-        let (_, chosen, mac) = self.store.change(add, undo).await?;
+        let (_, chosen, mac) = self.store.change(add, undo).await.map_err(|e| self.with_users(e))?;
         // An answer that repeats what Docker has decided fails the container, even if it is the same.
         let of_family = |v6: bool| chosen.iter().find(|a| a.addr().is_ipv6() == v6).map(ToString::to_string);
         let interface = ChosenInterface {

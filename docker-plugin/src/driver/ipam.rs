@@ -148,25 +148,18 @@ impl<L: Links> Driver<L> {
                 reason: "is no IP address".to_owned(),
             })?),
         };
-        let take = |s: &mut State| {
-            let pool = s.pool_mut(id).ok_or_else(|| Error::UnknownPool { id: id.clone() })?;
-            let address = match wanted {
-                Some(address) => pool.claim(address).map(|()| address),
-                None if request.is_for_gateway() => pool.claim(pool.first()).map(|()| pool.first()),
-                None => pool.allocate(request.who()),
-            };
-            let length = pool.subnet.prefix_len();
-            match address {
-                Ok(address) => Ok((address, length)),
-                Err(e) => Err(with_users(e, s)),
-            }
-        };
         let give_back = |s: &mut State, (address, _)| {
-            if let Some(pool) = s.pool_mut(id) {
+            if let Some(pool) = s.pools.get_mut(id) {
                 pool.release(address);
             }
         };
-        let (address, length) = self.store.change(take, give_back).await?;
+        let mut given = self.store.change(|s| take(s, &request, wanted), give_back).await;
+        if let Err(Error::PoolExhausted { .. }) = given {
+            // Addresses may have leaked while we were away; and the look tells us who has the others.
+            self.want_look().await;
+            given = self.store.change(|s| take(s, &request, wanted), give_back).await;
+        }
+        let (address, length) = given.map_err(|e| self.with_users(e))?;
         Ok(AddressGiven { address: format!("{address}/{length}"), data: BTreeMap::new() })
     }
 
@@ -184,6 +177,16 @@ impl<L: Links> Driver<L> {
             })
             .await;
         Ok(Empty {})
+    }
+
+    /// Adds to a pool's exhaustion who has its addresses: container names, or endpoints nobody has named yet.
+    pub(super) fn with_users(&self, error: Error) -> Error {
+        let Error::PoolExhausted { pool, used, network, .. } = error else { return error };
+        let names = self.store.read(|s| {
+            let endpoints = network.as_ref().and_then(|id| s.networks.get(id)).into_iter().flat_map(|n| &n.endpoints);
+            endpoints.map(|(id, _)| self.looks.name_of(id).unwrap_or_else(|| short(id).to_owned())).collect()
+        });
+        Error::PoolExhausted { pool, used, network, users: some_of(names) }
     }
 
     /// Pools that no network came for.
@@ -317,19 +320,27 @@ pub(super) fn still_free(state: &State, side: Side, routes: &[HostRoute]) -> Opt
     free_part(&side.subnet, &taken)
 }
 
-/// Adds to a pool's exhaustion who has its addresses.
-fn with_users(error: Error, state: &State) -> Error {
-    let Error::PoolExhausted { pool, used, network, .. } = error else { return error };
-    let endpoints = network.as_ref().and_then(|id| state.networks.get(id)).into_iter().flat_map(|n| &n.endpoints);
-    let mut names: Vec<_> = endpoints.map(|(id, _)| short(id).to_owned()).collect();
+/// The address wanted, the gateway's or the next, with the pool's prefix length.
+fn take(state: &mut State, request: &RequestAddress, wanted: Option<IpAddr>) -> Result<(IpAddr, u8), Error> {
+    let id = &request.pool_id;
+    let pool = state.pool_mut(id).ok_or_else(|| Error::UnknownPool { id: id.clone() })?;
+    let address = match wanted {
+        Some(address) => pool.claim(address).map(|()| address),
+        None if request.is_for_gateway() => pool.claim(pool.first()).map(|()| pool.first()),
+        None => pool.allocate(request.who()),
+    }?;
+    Ok((address, pool.subnet.prefix_len()))
+}
+
+/// Some names, and how many more.
+fn some_of(mut names: Vec<String>) -> String {
     names.sort_unstable();
     let more = names.split_off(names.len().min(NAMED)).len();
-    let users = match (names.is_empty(), more) {
+    match (names.is_empty(), more) {
         (true, _) => String::new(),
         (false, 0) => format!(", by {}", names.join(", ")),
         (false, more) => format!(", by {} and {more} more", names.join(", ")),
-    };
-    Error::PoolExhausted { pool, used, network, users }
+    }
 }
 
 /// The option for the first half of a lease.

@@ -6,6 +6,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use tokio::sync::watch;
 use tokio::time::Instant;
 
+use crate::engine::DockerNetwork;
 use crate::reconcile::Difference;
 
 /// The book of looks.
@@ -23,6 +24,8 @@ pub(super) struct Looks {
     told: Mutex<BTreeSet<Difference>>,
     /// Networks that Docker had us remove. For a moment after it still lists them.
     removed: Mutex<BTreeSet<String>>,
+    /// Who is at an endpoint, as of the last look.
+    names: Mutex<BTreeMap<String, String>>,
     /// The state was lost, so Docker is believed at the first look.
     lost: bool,
 }
@@ -37,12 +40,25 @@ impl Looks {
             suspects: Mutex::default(),
             told: Mutex::default(),
             removed: Mutex::default(),
+            names: Mutex::default(),
             lost,
         }
     }
 
     pub(super) fn suspects(&self) -> MutexGuard<'_, BTreeMap<Difference, Instant>> {
         self.suspects.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Remembers who is where.
+    pub(super) fn meet(&self, networks: &[DockerNetwork]) {
+        let endpoints = networks.iter().flat_map(|n| n.endpoints.iter());
+        let names = endpoints.filter(|(_, e)| !e.container.is_empty()).map(|(id, e)| (id.clone(), e.container.clone()));
+        *self.names.lock().unwrap_or_else(PoisonError::into_inner) = names.collect();
+    }
+
+    /// The container at an endpoint, if the last look saw it.
+    pub(super) fn name_of(&self, endpoint: &str) -> Option<String> {
+        self.names.lock().unwrap_or_else(PoisonError::into_inner).get(endpoint).cloned()
     }
 
     pub(super) fn told(&self) -> MutexGuard<'_, BTreeSet<Difference>> {

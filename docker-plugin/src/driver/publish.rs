@@ -30,7 +30,7 @@ impl<L: Links> Driver<L> {
             // Docker publishes them itself, on docker_gwbridge.
             return Ok(Empty {});
         }
-        if is_met(&wanted, &endpoint.ports) && self.held().contains_key(&endpoint_id) == !wanted.is_empty() {
+        if is_met(&wanted, &endpoint.ports) && self.held().contains_key(&endpoint_id) != wanted.is_empty() {
             return Ok(Empty {});
         }
         // Those of another set first: the new one may have the same ports.

@@ -19,7 +19,8 @@ use crate::pool::Pool;
 use crate::reconcile::{Difference, Remedy, View, compare};
 use crate::state::{Endpoint, Network, State, WITHOUT_IPAM};
 
-/// How often Docker is asked when nothing is the matter.
+/// How often Docker is asked when nothing is the matter. After a start, or a call that was lost, it is asked more
+/// often, since the end of what it is about may take it a minute.
 const PERIOD: Duration = Duration::from_secs(60);
 
 /// How soon after the first look the second comes, which tells a difference from a call half way.
@@ -27,6 +28,9 @@ const SECOND_LOOK: Duration = Duration::from_secs(5);
 
 /// How soon a Docker that did not answer is asked again. At boot it comes after us.
 const TRY_AGAIN: Duration = Duration::from_secs(2);
+
+/// How often what is put right may bring more to light.
+const REPAIRS: usize = 3;
 
 /// How long a start without a state waits for Docker.
 const RECOVERY: Duration = Duration::from_secs(2);
@@ -59,38 +63,55 @@ impl<L: Links> Driver<L> {
         }
     }
 
-    /// Puts right all that can be, and looks twice where that is needed.
+    /// Puts right all that can be, and looks twice where that is needed; once more, where that has shown more.
     pub async fn repair_all(&self) -> Looked {
         self.restore().await;
-        let first = self.look().await;
-        if first.suspected.is_empty() {
-            return first;
+        let mut done = Vec::new();
+        let mut looked = self.look().await;
+        for _ in 0..REPAIRS {
+            done.append(&mut looked.done);
+            if looked.suspected.is_empty() {
+                break;
+            }
+            drop(timeout(SECOND_LOOK, pending::<()>()).await);
+            looked = self.look().await;
         }
-        drop(timeout(SECOND_LOOK, pending::<()>()).await);
-        let mut second = self.look().await;
-        second.done.splice(0..0, first.done);
-        second
+        done.append(&mut looked.done);
+        looked.done = done;
+        looked
     }
 
     /// Looks at start, then now and then, and when a call asks for it. Never returns.
     pub async fn watch(&self) {
+        let mut calm = SECOND_LOOK;
         loop {
             let asked = *self.looks.wanted.borrow();
             let looked = self.look().await;
             self.looks.done.send_replace(asked);
             let pause = match looked {
+                // Without Docker there is nobody to ask; the kernel is looked after all the same.
+                _ if !self.engine.is_known() => PERIOD,
                 Looked { silent: Some(reason), .. } => {
                     debug!("{reason}");
                     TRY_AGAIN
                 }
                 Looked { suspected, .. } if !suspected.is_empty() => SECOND_LOOK,
-                Looked { .. } => PERIOD,
+                Looked { .. } => {
+                    calm = PERIOD.min(calm * 2);
+                    calm
+                }
             };
             let mut wanted = self.looks.wanted.subscribe();
-            // Without Docker there is nobody to ask; the kernel is looked after all the same.
-            let pause = if self.engine.is_known() { pause } else { PERIOD };
-            drop(timeout(pause, wanted.wait_for(|number| *number > asked)).await);
+            if timeout(pause, wanted.wait_for(|number| *number > asked)).await.is_ok() {
+                // Something has happened, and its end may not be seen yet.
+                calm = SECOND_LOOK;
+            }
         }
+    }
+
+    /// Has Docker asked soon: one of its calls was lost.
+    pub fn look_soon(&self) {
+        self.looks.wanted.send_modify(|n| *n += 1);
     }
 
     /// Orders a look and waits for it, but not for long.
@@ -146,8 +167,13 @@ impl<L: Links> Driver<L> {
                 },
             }
         }
+        if let Some(docker) = &docker {
+            self.looks.meet(docker);
+        }
         if !looked.done.is_empty() {
             self.order_rules().await;
+            // The guard has told of a failure, and tries on.
+            drop(self.order_nat().await);
         }
         self.tell(&looked.left);
         looked
@@ -249,9 +275,9 @@ impl<L: Links> Driver<L> {
                 self.replug(network, &known).await?;
                 Ok(true)
             }
-            Difference::DeviceLeft { .. } => {
+            Difference::DeviceLeft { device } => {
                 let _held = self.bridges.lock().await;
-                Ok(self.sweep().await > 0)
+                Ok(self.remove_unknown(device).await)
             }
             Difference::LeaseChanged { .. } | Difference::CableMissing { .. } => Ok(false),
         }
@@ -275,21 +301,20 @@ impl<L: Links> Driver<L> {
     async fn adopt_network(&self, docker: &DockerNetwork, devices: &[Owned]) -> Result<bool, Error> {
         let id = &docker.id;
         let bridge = names::bridge(id)?;
-        if docker.ipam_driver == WITHOUT_IPAM {
-            return Err(Error::Request {
-                what: format!("network {} ({})", docker.name, short(id)),
-                reason: "its addresses were known to the lost state only (--ipam-driver null): remove the network and \
-                         create it again"
-                    .to_owned(),
-            });
-        }
-        let flannel = docker.options.get(options::NETWORK).map(|name| name.parse()).transpose()?;
+        let here = devices.iter().find(|d| d.name == bridge.as_str());
+        let named = docker.options.get(options::NETWORK).map(|name| name.parse()).transpose()?;
+        let known = docker.pools.iter().map(|p| p.subnet).chain(here.iter().flat_map(|b| b.addresses.iter().copied()));
+        let flannel =
+            named.or_else(|| known.filter(|n| n.prefix_len() > 0).find_map(|n| self.find_flannel(&n.trunc())));
         let lease = self.subnet_file.of(flannel.as_ref()).read()?;
         let routes = self.links.routes().await?;
         let space = if docker.ipam_driver == "default" { "LocalDefault".to_owned() } else { self.address_space() };
-        let here = devices.iter().find(|d| d.name == bridge.as_str());
         let request = creation(docker, &space, here, &lease)?;
-        let mut network = self.read_network(&request, NetworkOptions::read(&request.options)?, &lease, &routes)?;
+        let options = NetworkOptions { flannel, ..NetworkOptions::read(&request.options)? };
+        let mut network = self.read_network(&request, options, &lease, &routes)?;
+        if docker.ipam_driver == WITHOUT_IPAM {
+            WITHOUT_IPAM.clone_into(&mut network.address_space);
+        }
         let known =
             docker.endpoints.iter().filter_map(|(e, d)| Some((e.clone(), read_endpoint(&d.addresses, &d.mac)?)));
         network.endpoints = known.collect();
@@ -372,6 +397,7 @@ fn lost_pools(id: &str, network: &Network, docker: &DockerNetwork) -> Result<Vec
         let told = docker.pools.iter().find(|p| p.subnet == subnet.pool);
         let mut pool = Pool::new(subnet.pool, told.and_then(|t| t.range).unwrap_or(subnet.pool))?;
         pool.network = Some(id.to_owned());
+        pool.flannel.clone_from(&network.flannel);
         let containers = network.endpoints.values().flat_map(|e| &e.addresses).map(|a| a.addr());
         let auxiliary = docker.pools.iter().flat_map(|p| p.auxiliary.iter().copied());
         let taken: BTreeSet<_> = containers.chain(auxiliary).chain([subnet.gateway.addr()]).collect();

@@ -9,6 +9,8 @@ mod site;
 mod support;
 
 mod addresses;
+mod chaos;
+mod doctor;
 mod dual_stack;
 mod faults;
 mod gateway;

@@ -3,6 +3,7 @@
 use std::fs;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use flannel_lab::netns::{Dockerd, Error, IMAGE, Lab, Machine, Process, Result, Segment, Signal, Snapshot, eventually};
@@ -10,13 +11,18 @@ use flannel_lab::netns::{Dockerd, Error, IMAGE, Lab, Machine, Process, Result, S
 /// Longer than a plugin that is not there holds Docker up.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(90);
 
-const PROGRAM: &str = env!("CARGO_BIN_EXE_flannel-docker");
+/// Another build of the plugin in place of the one under test: a release build, to measure it.
+const OTHER_PROGRAM: &str = "FLANNEL_TEST_PLUGIN";
+
+fn program() -> PathBuf {
+    std::env::var_os(OTHER_PROGRAM).unwrap_or_else(|| env!("CARGO_BIN_EXE_flannel-docker").into()).into()
+}
 
 /// The host. Fields in the order they have to go.
 #[derive(Debug)]
 pub(crate) struct Site {
-    plugin: Option<Process>,
-    dockerd: Option<Dockerd>,
+    plugin: Mutex<Option<Process>>,
+    dockerd: Mutex<Option<Dockerd>>,
     machine: Option<Machine>,
     pub(crate) lab: Lab,
     before: Option<Snapshot>,
@@ -27,7 +33,7 @@ impl Site {
     /// A host with a lease that nobody else has, Docker (with `dockerd_args`) and the plugin.
     pub(crate) fn start(dockerd_args: &[&str]) -> Result<Self> {
         let lab = Lab::without_etcd(&[Segment::Near])?;
-        let mut site = Self::in_lab(lab, dockerd_args)?;
+        let site = Self::in_lab(lab, dockerd_args)?;
         site.write_lease("10.213.7")?;
         site.launch()?;
         Ok(site)
@@ -37,7 +43,14 @@ impl Site {
     pub(crate) fn in_lab(lab: Lab, dockerd_args: &[&str]) -> Result<Self> {
         let machine = lab.host(1).machine()?;
         let dockerd_args: Vec<String> = dockerd_args.iter().map(|&a| a.to_owned()).collect();
-        let mut site = Self { plugin: None, dockerd: None, machine: Some(machine), lab, before: None, dockerd_args };
+        let mut site = Self {
+            plugin: Mutex::default(),
+            dockerd: Mutex::default(),
+            machine: Some(machine),
+            lab,
+            before: None,
+            dockerd_args,
+        };
         site.start_docker()?;
         site.machine().import_image()?;
         site.machine().make_gateway_bridge()?;
@@ -75,11 +88,11 @@ impl Site {
     }
 
     /// Starts the plugin with its usual flags and waits until it answers.
-    pub(crate) fn launch(&mut self) -> Result<()> {
-        self.launch_program(Path::new(PROGRAM), &[])
+    pub(crate) fn launch(&self) -> Result<()> {
+        self.launch_program(&program(), &[])
     }
 
-    pub(crate) fn launch_program(&mut self, program: &Path, args: &[&str]) -> Result<()> {
+    pub(crate) fn launch_program(&self, program: &Path, args: &[&str]) -> Result<()> {
         let mut command = self.machine().command(program);
         command.arg("-v=1").args(args);
         let plugin = self.machine().start("plugin", command)?;
@@ -90,37 +103,38 @@ impl Site {
             }
             UnixStream::connect(&socket).map(drop).map_err(|e| Error::new(e.to_string()))
         })?;
-        self.plugin = Some(plugin);
+        *lock(&self.plugin) = Some(plugin);
         Ok(())
     }
 
     /// The plugin's process.
-    pub(crate) fn plugin(&self) -> &Process {
-        self.plugin.as_ref().expect("the plugin runs")
+    pub(crate) fn plugin(&self) -> Process {
+        lock(&self.plugin).clone().expect("the plugin runs")
     }
 
     /// Sends the plugin a signal and waits for its end.
-    pub(crate) fn end_plugin(&mut self, signal: Signal) -> Result<()> {
-        let plugin = self.plugin.take().ok_or_else(|| Error::new("no plugin runs"))?;
+    pub(crate) fn end_plugin(&self, signal: Signal) -> Result<()> {
+        let plugin = lock(&self.plugin).take().ok_or_else(|| Error::new("no plugin runs"))?;
         plugin.signal(signal)?;
         plugin.exit_within(PATIENCE).map(drop)
     }
 
     /// Starts dockerd and waits until it answers.
-    pub(crate) fn start_docker(&mut self) -> Result<()> {
+    pub(crate) fn start_docker(&self) -> Result<()> {
         let args: Vec<&str> = self.dockerd_args.iter().map(String::as_str).collect();
-        self.dockerd = Some(self.machine().dockerd(&args)?);
+        *lock(&self.dockerd) = Some(self.machine().dockerd(&args)?);
         Ok(())
     }
 
     /// Sends dockerd a signal and waits for its end.
-    pub(crate) fn end_docker(&mut self, signal: Signal) -> Result<()> {
-        self.dockerd.take().ok_or_else(|| Error::new("no dockerd runs"))?.end(signal)
+    pub(crate) fn end_docker(&self, signal: Signal) -> Result<()> {
+        let dockerd = lock(&self.dockerd).take();
+        dockerd.ok_or_else(|| Error::new("no dockerd runs"))?.end(signal)
     }
 
     /// Pulls the plug of the host and switches it on again; neither Docker nor the plugin are started.
     pub(crate) fn reboot(&mut self) -> Result<()> {
-        (self.plugin, self.dockerd) = (None, None);
+        (*lock(&self.plugin), *lock(&self.dockerd)) = (None, None);
         if let Some(machine) = self.machine.take() {
             machine.power_off();
         }
@@ -172,9 +186,19 @@ impl Site {
 
     /// `flannel-docker doctor`: its report.
     pub(crate) fn doctor(&self, args: &[&str]) -> Result<String> {
-        let mut command = self.machine().command(PROGRAM);
+        let mut command = self.machine().command(program());
         command.arg("doctor").args(args);
         self.machine().output(command)
+    }
+
+    /// Its report as JSON, and its exit code.
+    pub(crate) fn doctor_json(&self, args: &str) -> Result<(serde_json::Value, String)> {
+        let mut command = self.machine().command("sh");
+        command.arg("-c").arg(format!("{} doctor -json {args}; echo \"exit $?\"", program().display()));
+        let said = self.machine().output(command)?;
+        let (json, code) = said.rsplit_once("exit ").ok_or_else(|| Error::new(said.clone()))?;
+        let json = serde_json::from_str(json).map_err(|e| Error::new(format!("{e}: {said}")))?;
+        Ok((json, code.trim().to_owned()))
     }
 
     /// The doctor finds nothing, at the latest after the plugin has had time for its second look.
@@ -199,4 +223,8 @@ impl Site {
         let differs = self.machine().snapshot()?.since(before);
         if differs.is_empty() { Ok(()) } else { Err(Error::new(format!("the host is not as before: {differs:#?}"))) }
     }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

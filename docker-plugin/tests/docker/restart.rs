@@ -179,6 +179,21 @@ fn state_damaged() {
     });
 }
 
+// Nobody is there to ask, and the containers run on: what is not known is spared.
+#[test]
+fn state_damaged_while_dockerd_is_down() {
+    survives(LIVE, |site| {
+        site.end_docker(Signal::KILL)?;
+        site.end_plugin(Signal::KILL)?;
+        std::fs::write(site.state_file(), "").unwrap();
+        site.launch()?;
+        site.start_docker()?;
+        site.ping("c1", "c2")?;
+        site.is_well()?;
+        site.docker("restart c2").map(drop)
+    });
+}
+
 #[test]
 fn host_rebooted() {
     survives(&[], |site| {
@@ -187,6 +202,26 @@ fn host_rebooted() {
         site.write_lease("10.213.7")?;
         site.launch()?;
         site.start_docker()
+    });
+}
+
+// The plugin asks, and nobody answers; Docker's calls are answered all the same.
+#[test]
+fn docker_does_not_answer_questions() {
+    survives(&[], |site| {
+        let silent = site.machine().run_directory().join("silent.sock");
+        let _listener = std::os::unix::net::UnixListener::bind(silent).unwrap();
+        site.end_plugin(Signal::TERM)?;
+        let program = Path::new(env!("CARGO_BIN_EXE_flannel-docker"));
+        site.launch_program(program, &["-docker-socket=/run/silent.sock"])?;
+        site.run("net", "c4", "")?;
+        site.ping("c4", "c1")?;
+        site.docker("restart c2")?;
+        site.docker("rm -f c4")?;
+        let taken = site.refused("network create -d flannel --ipam-driver flannel more")?;
+        assert!(taken.contains("is taken"), "{taken}");
+        site.end_plugin(Signal::TERM)?;
+        site.launch()
     });
 }
 

@@ -8,6 +8,7 @@ use flannel_core::packet::offload::{self, Offload};
 use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
 
 use super::sys::{self, offloads};
+use crate::service_manager::descriptors::not_inherited;
 
 /// An open device; it goes with its last descriptor.
 #[derive(Debug)]
@@ -33,11 +34,13 @@ impl Device {
                 "can't open a TUN device: {e}; in a container, give it --device /dev/net/tun and --cap-add NET_ADMIN"
             )
         })?;
-        Self::new(sys::into_owned(device)).map_err(|e| format!("can't set up the TUN device: {e}"))
+        Self::adopt(device).map_err(|e| format!("can't set up the TUN device: {e}"))
     }
 
     /// A device that was opened before, by us or by the daemon before this one.
-    pub fn new(descriptor: OwnedFd) -> io::Result<Self> {
+    pub fn adopt(device: tun::Device) -> io::Result<Self> {
+        let descriptor = sys::into_owned(device);
+        not_inherited(descriptor.as_fd())?;
         let (name, header) = sys::describe(descriptor.as_fd())?;
         let flags = fcntl_getfl(&descriptor)?;
         fcntl_setfl(&descriptor, flags | OFlags::NONBLOCK)?;

@@ -16,6 +16,11 @@ use super::inward::Inward;
 use super::outward::Outward;
 use super::table::Tunnels;
 use super::wire::Wire;
+use crate::service_manager::DescriptorStore;
+
+/// The names of what outlives the daemon.
+const SOCKET: &str = "flannel-udp";
+const DEVICE: &str = "flannel-tun";
 
 /// How packets are carried.
 #[derive(Debug, Clone, Copy)]
@@ -46,13 +51,13 @@ struct Shared {
 impl Proxy {
     /// Opens the device (its name may have a `%d` for the kernel to fill in) and the socket, and starts the threads.
     /// The error is a sentence with the remedy.
-    pub fn start(name: &str, manner: Manner, tunnels: Tunnels) -> Result<Self, String> {
+    pub fn start(name: &str, manner: Manner, tunnels: Tunnels, store: &DescriptorStore) -> Result<Self, String> {
         let Manner { listen, offload, .. } = manner;
-        let socket = UdpSocket::bind(listen).map_err(|e| {
-            format!("can't listen on UDP {listen}: {e}; free the port or set another Backend.Port on all hosts")
-        })?;
+        let socket = kept_socket(listen, store).map_or_else(|| bind(listen), Ok)?;
         let wire = Wire::new(socket, offload).map_err(|e| format!("can't set up the UDP socket: {e}"))?;
-        let device = Device::open(name, offload)?;
+        let device = kept_device(offload, store).map_or_else(|| Device::open(name, offload), Ok)?;
+        store.keep(SOCKET, wire.as_fd());
+        store.keep(DEVICE, device.as_fd());
         let stop = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)
             .map_err(|e| format!("can't start the udp proxy: {e}"))?;
         tracing::info!(
@@ -82,6 +87,9 @@ impl Proxy {
     ) -> Result<(), String> {
         let shared = Arc::clone(&self.shared);
         let thread = std::thread::Builder::new().name(name.into()).spawn(move || {
+            if !shared.tunnels.wait() {
+                return;
+            }
             if let Err(error) = body(&shared) {
                 tracing::error!("udp proxy ended: {error}");
                 shared.stop();
@@ -97,6 +105,36 @@ impl Proxy {
     }
 }
 
+fn bind(listen: SocketAddrV4) -> Result<UdpSocket, String> {
+    UdpSocket::bind(listen).map_err(|e| {
+        format!("can't listen on UDP {listen}: {e}; free the port or set another Backend.Port on all hosts")
+    })
+}
+
+/// The socket of the daemon before this one, with the datagrams that came meanwhile, if it is where ours is to be.
+fn kept_socket(listen: SocketAddrV4, store: &DescriptorStore) -> Option<UdpSocket> {
+    let socket = store.take_socket(SOCKET)?;
+    let fits = socket.local_addr().is_ok_and(|address| address == listen.into());
+    // Sending waits for room, receiving never waits: as for one made anew.
+    if fits && socket.set_nonblocking(false).is_ok() {
+        tracing::info!("goes on with the UDP socket of the daemon before this one");
+        return Some(socket);
+    }
+    store.forget(SOCKET);
+    None
+}
+
+/// Its device, with the packets that wait in it, if it speaks as ours is to.
+fn kept_device(offload: bool, store: &DescriptorStore) -> Option<Device> {
+    let device = Device::adopt(store.take_device(DEVICE)?).ok();
+    let fits = device.filter(|device| device.has_header() == offload);
+    match &fits {
+        Some(device) => tracing::info!("goes on with the device {} of the daemon before this one", device.name()),
+        None => store.forget(DEVICE),
+    }
+    fits
+}
+
 impl Shared {
     fn stop(&self) {
         // An addition to a counter of 64 bits does not fail before it is full.
@@ -109,6 +147,7 @@ impl Shared {
 impl Drop for Proxy {
     fn drop(&mut self) {
         self.shared.stop();
+        self.shared.tunnels.end();
         for thread in self.threads.drain(..) {
             if thread.join().is_err() {
                 tracing::error!("udp proxy panicked");

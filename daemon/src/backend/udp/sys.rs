@@ -1,9 +1,9 @@
 //! The calls to the kernel that no library wraps safely: the ioctls of a TUN device, and taking descriptors over.
 #![expect(unsafe_code, reason = "ioctls and raw descriptors; each block says why it is sound")]
 
-use std::ffi::{CStr, c_char, c_int, c_short, c_ulong};
+use std::ffi::{CStr, c_char, c_int, c_short};
 use std::io;
-use std::os::fd::{AsRawFd as _, BorrowedFd, FromRawFd as _, IntoRawFd as _, OwnedFd, RawFd};
+use std::os::fd::{AsRawFd as _, BorrowedFd, FromRawFd as _, IntoRawFd as _, OwnedFd};
 
 /// `TUN_F_*` of linux/if_tun.h: what the kernel may leave to us.
 pub mod offloads {
@@ -63,14 +63,3 @@ pub fn into_owned(device: tun::Device) -> OwnedFd {
     // SAFETY: `into_raw_fd` gives an open descriptor up; nobody else closes it.
     unsafe { OwnedFd::from_raw_fd(device.into_raw_fd()) }
 }
-
-/// Takes over a descriptor this process was started with.
-///
-/// # Safety
-/// It must be open, and nobody else in the process may own it.
-pub unsafe fn take_over(descriptor: RawFd) -> OwnedFd {
-    // SAFETY: what the caller promises.
-    unsafe { OwnedFd::from_raw_fd(descriptor) }
-}
-
-const _: () = assert!(size_of::<c_ulong>() >= size_of::<c_int>());

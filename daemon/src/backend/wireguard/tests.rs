@@ -103,7 +103,7 @@ fn a_peer_has_the_shared_key_and_our_port_where_it_names_none() {
         psk: Some(psk.parse().unwrap()),
         keepalive: 25,
     };
-    assert_eq!(backend.entries(&old, Reach::default()), Ok(vec![Entry::Peer(expected)]));
+    assert_eq!(backend.entries(&old, Reach::default()), Ok(vec![Entry::Peer(Box::new(expected))]));
 }
 
 #[test]

@@ -58,12 +58,21 @@ pub(crate) struct Flood {
 /// How many datagrams one `sendmmsg` takes: the load must not be what is measured.
 const BURST: usize = 32;
 
+/// How the datagrams of a flood are sent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Sender {
+    /// Each goes down through the kernel by itself.
+    EachAlone,
+    /// By `UDP_SEGMENT`, as QUIC programs do: the kernel cuts them as late as it can.
+    Together,
+}
+
 /// As many datagrams of `size` payload bytes as one thread can send.
 pub(crate) fn flood(
     sender: &Namespace,
     receiver: &Namespace,
     address: Ipv4Addr,
-    size: usize,
+    (size, manner): (usize, Sender),
     period: Duration,
 ) -> Result<Flood> {
     let what = || format!("flood to {address}");
@@ -71,35 +80,42 @@ pub(crate) fn flood(
     let queue: usize = 8 << 20;
     setsockopt(&sink, sockopt::RcvBufForce, &queue).context(what)?;
     sink.set_read_timeout(Some(Duration::from_millis(50))).context(what)?;
+    // The reader, too, takes as many at once as the kernel gives.
+    setsockopt(&sink, sockopt::UdpGroSegment, &true).context(what)?;
     let target = sink.local_addr().context(what)?;
     let done = Arc::new(AtomicBool::new(false));
     let told = Arc::clone(&done);
     let receiving = std::thread::spawn(move || {
-        let mut buffer = [0; 2048];
-        let mut count: u32 = 0;
+        let mut buffer = vec![0; 1 << 16];
+        let mut count: usize = 0;
         // What is still on its way when the sender stops is within its rights.
         loop {
             match sink.recv(&mut buffer) {
-                Ok(_) => count += 1,
+                Ok(length) => count += length / size,
                 Err(_) if told.load(Ordering::Relaxed) => return count,
                 Err(_) => {}
             }
         }
     });
-    let sent = sender.run(|_| -> std::io::Result<u32> {
+    let sent = sender.run(|_| -> std::io::Result<usize> {
         let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0))?;
         socket.connect(target)?;
-        let payload = vec![7; size];
-        let slices = vec![[IoSlice::new(&payload)]; BURST];
-        let nowhere: Vec<Option<SockaddrIn>> = vec![None; BURST];
+        let together = if manner == Sender::Together { 60_000 / size } else { 1 }.min(60);
+        let payload = vec![7; size * together];
+        if manner == Sender::Together {
+            setsockopt(&socket, sockopt::UdpGsoSegment, &i32::try_from(size).unwrap_or(0))?;
+        }
+        let burst = BURST / together.min(16);
+        let slices = vec![[IoSlice::new(&payload)]; burst];
+        let nowhere: Vec<Option<SockaddrIn>> = vec![None; burst];
         let start = Instant::now();
-        let mut sent: u32 = 0;
+        let mut sent = 0;
         while start.elapsed() < period {
-            let mut headers = MultiHeaders::preallocate(BURST, None);
+            let mut headers = MultiHeaders::preallocate(burst, None);
             let control: [ControlMessage<'_>; 0] = [];
             let flags = MsgFlags::empty();
             match sendmmsg(socket.as_raw_fd(), &mut headers, &slices, &nowhere, control, flags).map(Iterator::count) {
-                Ok(count) => sent += u32::try_from(count).unwrap_or(0),
+                Ok(count) => sent += count * together,
                 Err(nix::errno::Errno::ENOBUFS | nix::errno::Errno::EINTR) => {}
                 Err(error) => return Err(error.into()),
             }
@@ -108,8 +124,8 @@ pub(crate) fn flood(
     })?;
     done.store(true, Ordering::Relaxed);
     let received = receiving.join().map_err(|_| Error::new("the receiving thread panicked"))?;
-    let sent = f64::from(sent.context(what)?);
-    let received = f64::from(received);
+    #[expect(clippy::cast_precision_loss, reason = "counts far below 2^52")]
+    let (sent, received) = (sent.context(what)? as f64, received as f64);
     Ok(Flood { received: received / period.as_secs_f64(), lost: 100.0 * (1.0 - received / sent) })
 }
 

@@ -7,11 +7,12 @@
 
 use std::fmt::Write as _;
 use std::path::Path;
-use std::time::Duration;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
 
-use flannel_lab::netns::{Context as _, Lab, Pod, Process, Result, SOON, eventually};
+use flannel_lab::netns::{Context as _, Error, Lab, Pod, Process, Result, SOON, eventually, transfer};
 
-use crate::measure::{Flood, Tcp, cpu_seconds, flood, questions, tcp};
+use crate::measure::{Flood, Sender, Tcp, cpu_seconds, flood, questions, tcp};
 use crate::overview::{kernel, mebi, reachable};
 
 /// Of each figure the middle one of so many rounds is shown; the variable `ROUNDS` sets another number.
@@ -36,7 +37,7 @@ struct Way {
     one: Pod,
     two: Pod,
     forwarders: Vec<Process>,
-    _lab: Lab,
+    lab: Lab,
     seen: Seen,
 }
 
@@ -46,6 +47,7 @@ struct Seen {
     one_flow: Vec<Tcp>,
     one_flow_cost: Vec<f64>,
     eight_flows: Vec<f64>,
+    together: Vec<Flood>,
     large: Vec<Flood>,
     small: Vec<Flood>,
     waits: Vec<Duration>,
@@ -65,7 +67,45 @@ pub(crate) fn bench(program: &Path) -> Result<()> {
         }
     }
     println!("{}", table(&mut ways));
+    let way = &ways[0];
+    println!("{}", integrity(way)?);
     Ok(())
+}
+
+/// 10 GB from pod to pod, hashed at both ends, while leases of other hosts come and go.
+fn integrity(way: &Way) -> Result<String> {
+    const BYTES: usize = 10_000_000_000;
+    const GUESTS: u8 = 100;
+    let key = |n: u8| format!("/coreos.com/network/subnets/10.5.{}.0-24", n + 100);
+    let etcd = way.lab.etcd();
+    let taken: Vec<String> = way.lab.hosts().iter().map(|h| Ok(h.subnet_env()?.key())).collect::<Result<_>>()?;
+    let guests: Vec<u8> = (0..GUESTS).filter(|n| !taken.contains(&key(*n))).collect();
+    let over = AtomicBool::new(false);
+    let start = Instant::now();
+    let (moved, changes) = std::thread::scope(|scope| {
+        let changing = scope.spawn(|| -> Result<u32> {
+            let mut changes = 0;
+            while !over.load(Ordering::Relaxed) {
+                for n in &guests {
+                    etcd.put(&key(*n), &format!(r#"{{"PublicIP":"192.0.2.{n}","PublicIPv6":null}}"#))?;
+                }
+                for n in &guests {
+                    etcd.delete(&key(*n))?;
+                }
+                changes += 2 * u32::try_from(guests.len()).unwrap_or(0);
+            }
+            Ok(changes)
+        });
+        let moved = transfer(&way.one, &way.two, way.two.address(), BYTES);
+        over.store(true, Ordering::Relaxed);
+        (moved, changing.join())
+    });
+    let (moved, changes) = (moved?, changes.map_err(|_| Error::new("the changing thread panicked"))??);
+    let took = start.elapsed().as_secs_f64();
+    Ok(format!(
+        "{} bytes with the same SHA-256 at both ends in {took:.0} s, {changes} leases came or went meanwhile",
+        moved.bytes
+    ))
 }
 
 fn connect(program: &Path, name: &'static str, backend: &str) -> Result<Way> {
@@ -78,7 +118,7 @@ fn connect(program: &Path, name: &'static str, backend: &str) -> Result<Way> {
     let (one, two) = (lab.host(1).pod(1)?, lab.host(2).pod(1)?);
     let forwarders = if name == "limit" { limit(&lab, [&one, &two])? } else { daemons };
     reachable(&one, &two)?;
-    Ok(Way { name, one, two, forwarders, _lab: lab, seen: Seen::default() })
+    Ok(Way { name, one, two, forwarders, lab, seen: Seen::default() })
 }
 
 /// The limit program on both hosts, with the routes and the MTU the udp backend would have.
@@ -87,11 +127,8 @@ fn limit(lab: &Lab, pods: [&Pod; 2]) -> Result<Vec<Process>> {
     let mut processes = Vec::new();
     for (number, pod) in [1, 2].into_iter().zip(pods) {
         let (host, other) = (lab.host(number), lab.host(3 - number));
-        let mut command = host.command(std::env::var_os("LIMIT").unwrap_or_else(|| me.clone().into()));
-        if std::env::var_os("LIMIT").is_none() {
-            command.arg("limit");
-        }
-        command.args(["limit0", &host.address().to_string(), &other.address().to_string(), PORT]);
+        let mut command = host.command(&me);
+        command.args(["limit", "limit0", &host.address().to_string(), &other.address().to_string(), PORT]);
         processes.push(Process::start("limit", command, &host.directory().join("limit.log"))?);
         eventually("the limit's device", SOON, || host.ip("link set limit0 mtu 1472 up"))?;
         host.ip(&format!("route add {} dev limit0", other.subnet_env()?.subnet()))?;
@@ -113,8 +150,9 @@ impl Way {
         seen.one_flow.push(flow);
         seen.eight_flows.push(tcp(one, two, address, 8, SECONDS)?.gigabits);
         seen.waits.extend(questions(one, two, address, QUESTIONS)?);
-        seen.large.push(flood(one, two, address, 1400, FLOOD)?);
-        seen.small.push(flood(one, two, address, 64, FLOOD)?);
+        seen.together.push(flood(one, two, address, (1400, Sender::Together), FLOOD)?);
+        seen.large.push(flood(one, two, address, (1400, Sender::EachAlone), FLOOD)?);
+        seen.small.push(flood(one, two, address, (64, Sender::EachAlone), FLOOD)?);
         for process in forwarders.iter() {
             seen.memory = seen.memory.max(mebi(process.rss_kib()? * 1024));
         }
@@ -130,7 +168,7 @@ fn middle(values: &[f64]) -> f64 {
 
 fn table(ways: &mut [Way]) -> String {
     let mut text = String::from(
-        "\n| | one flow, Gbit/s | of the limit | eight flows, Gbit/s | CPU s/GB | 1400 B, 1000/s | lost, % | 64 B, 1000/s | lost, % | wait p50, us | p99, us | RSS, MiB |\n|---|---|---|---|---|---|---|---|---|---|---|---|\n",
+        "\n| | one flow, Gbit/s | of the limit | eight flows, Gbit/s | CPU s/GB | 1400 B by UDP_SEGMENT, 1000/s | lost, % | 1400 B, 1000/s | lost, % | 64 B, 1000/s | lost, % | wait p50, us | p99, us | RSS, MiB |\n|---|---|---|---|---|---|---|---|---|---|---|---|---|---|\n",
     );
     let one_flow = |way: &Way| middle(&way.seen.one_flow.iter().map(|t| t.gigabits).collect::<Vec<_>>());
     let limit = ways.iter().find(|way| way.name == "limit").map_or(f64::NAN, one_flow);
@@ -144,11 +182,13 @@ fn table(ways: &mut [Way]) -> String {
         let lost = |floods: &[Flood]| middle(&floods.iter().map(|f| f.lost).collect::<Vec<_>>());
         let (seen, flow) = (&way.seen, one_flow(way));
         let cells = format!(
-            "| {} | {flow:.2} | {:.2} | {:.2} | {:.2} | {:.0} | {:.0} | {:.0} | {:.0} | {:.0} | {:.0} | {:.1} |",
+            "| {} | {flow:.2} | {:.2} | {:.2} | {:.2} | {:.0} | {:.0} | {:.0} | {:.0} | {:.0} | {:.0} | {:.0} | {:.0} | {:.1} |",
             way.name,
             flow / limit,
             middle(&seen.eight_flows),
             middle(&seen.one_flow_cost),
+            rate(&seen.together),
+            lost(&seen.together),
             rate(&seen.large),
             lost(&seen.large),
             rate(&seen.small),

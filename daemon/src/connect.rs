@@ -1,0 +1,124 @@
+//! What a remote lease asks of the kernel: the backend's entries for it, or a word about why it is not connected.
+
+use std::collections::{BTreeMap, HashMap};
+use std::net::IpAddr;
+
+use flannel_core::entry::Entry;
+use flannel_core::key::SubnetKey;
+use flannel_core::lease::{BadLease, Lease, LeaseAttrs};
+
+use crate::backend::{Backend, Reach};
+use crate::kernel::KernelError;
+use crate::kernel::netlink::Netlink;
+
+/// What is known about remote leases beyond what they say.
+pub struct Connections {
+    own: LeaseAttrs,
+    /// Which hosts are on our link, as far as asked since the last look.
+    on_link: HashMap<IpAddr, bool>,
+    /// The leases that are not connected, and what was said about them.
+    complaints: BTreeMap<SubnetKey, String>,
+}
+
+impl Connections {
+    /// Of the host whose lease says this.
+    pub fn new(own: LeaseAttrs) -> Self {
+        Self { own, on_link: HashMap::new(), complaints: BTreeMap::new() }
+    }
+
+    /// The routes to other hosts may be others now.
+    pub fn forget_reach(&mut self) {
+        self.on_link.clear();
+    }
+
+    /// Asks the kernel how the hosts of these leases are reached, all at once; needed before their entries are asked
+    /// for by a backend that looks at the reach.
+    pub async fn learn_reach<'a>(
+        &mut self,
+        kernel: &Netlink,
+        leases: impl Iterator<Item = &'a Lease>,
+    ) -> Result<(), KernelError> {
+        let of = |lease: &'a Lease| {
+            let v4 = Some(lease.attrs.public_ip).filter(|ip| !ip.is_unspecified());
+            v4.map(IpAddr::V4).into_iter().chain(lease.attrs.public_ipv6.map(IpAddr::V6))
+        };
+        let mut unknown: Vec<IpAddr> = leases.flat_map(of).filter(|ip| !self.on_link.contains_key(ip)).collect();
+        unknown.sort_unstable();
+        unknown.dedup();
+        self.on_link.extend(kernel.are_on_link(unknown).await?);
+        Ok(())
+    }
+
+    /// The entries of a lease; none for one that can't be used, which is told once.
+    pub fn entries(&mut self, backend: &dyn Backend, lease: &Lease) -> Option<Vec<Entry>> {
+        let entries = if let Some(ip) = self.would_swallow(lease) {
+            Err(BadLease(format!("its subnet covers {ip}, by which hosts reach each other; delete the lease")))
+        } else if self.claims_to_be_us(lease) {
+            Err(BadLease(
+                "its public address is this host's own; give each host its own -public-ip, or delete the lease".into(),
+            ))
+        } else {
+            backend.entries(lease, self.reach_of(lease))
+        };
+        match entries {
+            Ok(entries) => {
+                self.gone(&lease.key);
+                Some(entries)
+            }
+            Err(bad) => {
+                self.complain(lease, bad.0);
+                None
+            }
+        }
+    }
+
+    /// A lease went, and with it what was said about it.
+    pub fn gone(&mut self, key: &SubnetKey) {
+        if !self.complaints.is_empty() {
+            self.complaints.remove(key);
+        }
+    }
+
+    /// Whether a lease is among those not connected.
+    pub fn is_unusable(&self, key: &SubnetKey) -> bool {
+        self.complaints.contains_key(key)
+    }
+
+    /// How many leases are not connected.
+    pub fn unusable(&self) -> usize {
+        self.complaints.len()
+    }
+
+    /// Keeps what was said about these leases.
+    pub fn retain(&mut self, is_there: impl Fn(&SubnetKey) -> bool) {
+        self.complaints.retain(|key, _| is_there(key));
+    }
+
+    fn complain(&mut self, lease: &Lease, why: String) {
+        if self.complaints.get(&lease.key) != Some(&why) {
+            tracing::warn!(lease = %lease.key, "lease {lease} is not connected: {why}");
+            self.complaints.insert(lease.key, why);
+        }
+    }
+
+    /// The public address, ours or its own, that a route to this lease's subnet would draw into the tunnel.
+    fn would_swallow(&self, lease: &Lease) -> Option<IpAddr> {
+        let both = |net| [self.own.public_ip_like(&net), lease.attrs.public_ip_like(&net)].map(|ip| (net, ip));
+        lease.key.nets().flat_map(both).find_map(|(net, ip)| ip.filter(|ip| net.contains(ip)))
+    }
+
+    fn claims_to_be_us(&self, lease: &Lease) -> bool {
+        let (own, theirs) = (&self.own, &lease.attrs);
+        (own.public_ip == theirs.public_ip && !own.public_ip.is_unspecified())
+            || (own.public_ipv6 == theirs.public_ipv6 && own.public_ipv6.is_some())
+    }
+
+    /// A host without any route is left to the tunnel.
+    fn reach_of(&self, lease: &Lease) -> Reach {
+        let on_link = |ip: IpAddr| self.on_link.get(&ip).copied().unwrap_or(false);
+        Reach {
+            v4_on_link: on_link(lease.attrs.public_ip.into()),
+            v6_on_link: lease.attrs.public_ipv6.is_some_and(|ip| on_link(ip.into())),
+        }
+    }
+}
