@@ -336,6 +336,9 @@ impl<'a> Programme<'a> {
         METRICS.leases.set(self.view.len());
         METRICS.leases_unusable.set(self.connections.unusable());
         self.programme().await;
+        if let Some(tunnels) = self.backend.tunnels() {
+            tunnels.open();
+        }
     }
 
     async fn programme(&mut self) {

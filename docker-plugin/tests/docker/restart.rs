@@ -205,6 +205,26 @@ fn host_rebooted() {
     });
 }
 
+// The plugin asks, and nobody answers; Docker's calls are answered all the same.
+#[test]
+fn docker_does_not_answer_questions() {
+    survives(&[], |site| {
+        let silent = site.machine().run_directory().join("silent.sock");
+        let _listener = std::os::unix::net::UnixListener::bind(silent).unwrap();
+        site.end_plugin(Signal::TERM)?;
+        let program = Path::new(env!("CARGO_BIN_EXE_flannel-docker"));
+        site.launch_program(program, &["-docker-socket=/run/silent.sock"])?;
+        site.run("net", "c4", "")?;
+        site.ping("c4", "c1")?;
+        site.docker("restart c2")?;
+        site.docker("rm -f c4")?;
+        let taken = site.refused("network create -d flannel --ipam-driver flannel more")?;
+        assert!(taken.contains("is taken"), "{taken}");
+        site.end_plugin(Signal::TERM)?;
+        site.launch()
+    });
+}
+
 // flanneld waits for etcd, and Docker does not wait for flanneld.
 #[test]
 fn host_rebooted_before_the_lease_is_known() {
