@@ -102,7 +102,9 @@ impl Device {
         if self.header {
             slices.push(IoSlice::new(&header));
         }
-        slices.extend(parts.map(|part| IoSlice::new(part)));
+        for part in parts {
+            slices.push(IoSlice::new(part));
+        }
         rustix::io::writev(&self.descriptor, &slices)?;
         Ok(())
     }
