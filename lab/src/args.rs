@@ -28,6 +28,7 @@ flannel-lab: hosts with flannel between them, on one machine; to see it, to try 
   flannel-lab report [--out FILE]      one HTML page of what matrix, fault and bench have found
   flannel-lab failures [--out FILE]    the same faults as docs/failure-matrix.md tells them
   flannel-lab topologies               the ready topologies
+  flannel-lab compose [TOPOLOGY]       the compose file that `up` makes of one, for compose by hand
   flannel-lab help
 
   TOPOLOGY     a file, or the name of a ready one (three-hosts)
@@ -67,11 +68,13 @@ pub enum Action {
     Failures,
     /// Name the ready topologies.
     Topologies,
+    /// Print the compose file of a topology.
+    Compose,
     /// Print [`HELP`].
     Help,
 }
 
-const ACTIONS: [(&str, Action); 13] = [
+const ACTIONS: [(&str, Action); 14] = [
     ("up", Action::Up),
     ("keep", Action::Keep),
     ("down", Action::Down),
@@ -84,6 +87,7 @@ const ACTIONS: [(&str, Action); 13] = [
     ("report", Action::Report),
     ("failures", Action::Failures),
     ("topologies", Action::Topologies),
+    ("compose", Action::Compose),
     ("help", Action::Help),
 ];
 
@@ -183,7 +187,7 @@ fn flag_value(args: &mut Args, flag: &str, value: &mut dyn FnMut() -> Result<Str
     let action = args.action;
     let for_any = |actions: &[Action]| actions.contains(&action);
     match flag {
-        "--backend" if for_any(&[Up, Keep, Matrix]) => args.backends = vec![backend(&value()?)?],
+        "--backend" if for_any(&[Up, Keep, Matrix, Action::Compose]) => args.backends = vec![backend(&value()?)?],
         "--backend" if for_any(&[Fault, Bench]) => {
             args.backends = value()?.split(',').map(backend).collect::<Result<_>>()?;
         }
@@ -194,12 +198,12 @@ fn flag_value(args: &mut Args, flag: &str, value: &mut dyn FnMut() -> Result<Str
                 other => return Err(Error::Usage(format!("--in {other} is neither containers nor namespaces"))),
             });
         }
-        "--underlay" if action == Up => {
+        "--underlay" if for_any(&[Up, Action::Compose]) => {
             let text = value()?;
             underlay::check(&text)?;
             args.underlay = Some(text);
         }
-        "--images" if action == Up => args.images = value()?.into(),
+        "--images" if for_any(&[Up, Action::Compose]) => args.images = value()?.into(),
         "--flanneld" if for_any(&[Up, Keep, Matrix, Fault, Bench]) => args.flanneld = Some(value()?.into()),
         "--upgrade-to" if action == Fault => args.upgrade_to = Some(value()?.into()),
         "--jobs" if action == Fault => {
@@ -223,7 +227,7 @@ fn check_words(args: &Args) -> Result<()> {
         Action::Exec if count < 2 => Err(Error::Usage("exec needs a host and a command".to_owned())),
         Action::Fault if count == 0 => Err(Error::Usage("fault needs names, or quick, all or list".to_owned())),
         Action::Keep | Action::Exec | Action::Fault => Ok(()),
-        Action::Up | Action::Matrix if count <= 1 => Ok(()),
+        Action::Up | Action::Matrix | Action::Compose if count <= 1 => Ok(()),
         _ if count == 0 => Ok(()),
         _ => Err(Error::Usage(format!("there is no {} here", args.words.join(" ")))),
     }

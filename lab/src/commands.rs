@@ -117,6 +117,13 @@ fn write(path: &Path, text: &str) -> Result<()> {
     std::fs::write(path, text).map_err(|error| Error::State(format!("{}: {error}", path.display())))
 }
 
+/// Prints the compose file that `up` would give to compose.
+pub async fn compose(args: &Args) -> Result<()> {
+    let file = up::compose_file(args).await?;
+    print(format_args!("{file:#}\n"));
+    Ok(())
+}
+
 /// Names the ready topologies.
 pub fn topologies() -> Result<()> {
     for name in Topology::ready() {

@@ -7,7 +7,7 @@ use bollard::Docker;
 use bollard::container::LogOutput;
 use bollard::exec::{CreateExecOptions, StartExecResults};
 use bollard::models::ContainerInspectResponse;
-use bollard::query_parameters::{ListContainersOptions, LogsOptions, RestartContainerOptions};
+use bollard::query_parameters::{ListContainersOptions, LogsOptions, RemoveContainerOptions, RestartContainerOptions};
 use futures_util::{Stream, StreamExt as _};
 
 use crate::{Error, Result};
@@ -153,6 +153,31 @@ impl Engine {
             }
         }
         Ok(subnets)
+    }
+
+    /// Removes a container, running or not, with its volumes.
+    pub async fn remove(&self, container: &str) -> Result<()> {
+        let options = RemoveContainerOptions { force: true, v: true, link: false };
+        self.docker
+            .remove_container(container, Some(options))
+            .await
+            .map_err(Error::docker(format!("remove container {container}")))
+    }
+
+    /// The names of the networks with a label.
+    pub async fn labelled_networks(&self, label: &str, value: &str) -> Result<Vec<String>> {
+        let networks = self.docker.list_networks(None).await.map_err(Error::docker("list networks"))?;
+        let wanted = |labels: &HashMap<String, String>| labels.get(label).is_some_and(|found| found == value);
+        Ok(networks
+            .into_iter()
+            .filter(|network| network.labels.as_ref().is_some_and(wanted))
+            .filter_map(|network| network.name)
+            .collect())
+    }
+
+    /// Removes a network.
+    pub async fn remove_network(&self, network: &str) -> Result<()> {
+        self.docker.remove_network(network).await.map_err(Error::docker(format!("remove network {network}")))
     }
 
     /// Restarts a container, with a second for an orderly end.

@@ -68,7 +68,7 @@ impl Promise {
 pub struct Needs {
     /// Members of etcd beside the first.
     pub more_members: u8,
-    /// How long leases live, in seconds; a day unless given.
+    /// How long the lease of the host that is hit lives, in seconds; a day unless given.
     pub lease_ttl: Option<u32>,
     /// Hosts beside the usual four.
     pub more_hosts: u8,

@@ -32,6 +32,7 @@ async fn main() -> ExitCode {
             Action::Report => commands::report(&args, &progress),
             Action::Failures => commands::failures(&args, &progress),
             Action::Topologies => commands::topologies(),
+            Action::Compose => commands::compose(&args).await,
             Action::Help => {
                 print(format_args!("{}", args::HELP));
                 Ok(())

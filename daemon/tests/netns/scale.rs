@@ -38,10 +38,12 @@ fn value(number: u32, life: u8) -> String {
 
 /// Writes the hosts of the model and deletes the others of `numbers`, a hundred to a transaction.
 fn write(lab: &Lab, model: &Model, numbers: impl Iterator<Item = u32>) -> Result<()> {
-    let change = |number| (format!("{SUBNETS}{}-24", base(number)), model.get(&number).map(|life| value(number, *life)));
+    let change =
+        |number| (format!("{SUBNETS}{}-24", base(number)), model.get(&number).map(|life| value(number, *life)));
     let changes: Vec<(String, Option<String>)> = numbers.map(change).collect();
     for some in changes.chunks(100) {
-        let some: Vec<(&str, Option<&str>)> = some.iter().map(|(key, value)| (key.as_str(), value.as_deref())).collect();
+        let some: Vec<(&str, Option<&str>)> =
+            some.iter().map(|(key, value)| (key.as_str(), value.as_deref())).collect();
         lab.etcd().change_together(&some)?;
     }
     Ok(())
@@ -124,7 +126,8 @@ fn what_the_kernel_refuses_is_told_counted_and_tried_again() {
         let host = lab.host(1);
         let bad = [7_u8, 8, 77];
         for third in 1..=120_u8 {
-            let ip = if bad.contains(&third) { format!("203.0.113.{third}") } else { format!("172.31.77.{}", third + 100) };
+            let ip =
+                if bad.contains(&third) { format!("203.0.113.{third}") } else { format!("172.31.77.{}", third + 100) };
             let value = format!(r#"{{"PublicIP":"{ip}","PublicIPv6":null,"BackendType":"host-gw"}}"#);
             lab.etcd().put(&format!("{SUBNETS}10.5.{}.0-24", 100 + u32::from(third)), &value)?;
         }

@@ -49,15 +49,15 @@ pub(super) async fn diagnose(args: &Args, progress: &Progress) -> Result<()> {
     Ok(())
 }
 
-/// Runs a command on a host (`host1`) or in its workload (`c1`), on this terminal.
+/// Runs a command on a host (`h1`) or in its workload (`c1`), on this terminal.
 pub(super) async fn exec(args: &Args) -> Result<i32> {
     let lab = Lab::find(&Engine::connect().await?, &args.name).await?;
     let wanted = &args.words[0];
-    let inside = wanted.strip_prefix('c').map(|number| format!("host{number}"));
+    let inside = wanted.strip_prefix('c').map(|number| format!("h{number}"));
     let host = lab.hosts.iter().find(|host| host.name == *wanted || Some(&host.name) == inside.as_ref());
     let host = host.ok_or_else(|| {
         let names: Vec<&str> = lab.hosts.iter().map(|host| host.name.as_str()).collect();
-        Error::Usage(format!("lab {}: there is no {wanted}, but {}, and c1 on host1", args.name, names.join(", ")))
+        Error::Usage(format!("lab {}: there is no {wanted}, but {}, and c1 on h1", args.name, names.join(", ")))
     })?;
     let terminal = if std::io::IsTerminal::is_terminal(&std::io::stdin()) { "-it" } else { "-i" };
     let mut command = tokio::process::Command::new("docker");

@@ -1,8 +1,6 @@
 //! Finding a lab that compose has made, and removing it.
 
-use std::path::PathBuf;
-
-use crate::compose::Project;
+use crate::compose::ROLE;
 use crate::engine::Engine;
 use crate::host::LabHost;
 use crate::{Error, Result, underlay};
@@ -19,7 +17,9 @@ pub(super) struct Lab {
     pub(super) underlay: String,
     /// The container with etcd in it.
     pub(super) etcd: String,
-    /// `host1`, `host2`, ... in this order.
+    /// The topology's name.
+    pub(super) topology: String,
+    /// `h1`, `h2`, ... in this order.
     pub(super) hosts: Vec<LabHost>,
 }
 
@@ -38,15 +38,20 @@ impl Lab {
         let mut etcd = None;
         let mut hosts = Vec::new();
         for (container, labels) in containers {
-            match labels.get(SERVICE).map(String::as_str) {
+            let service = labels.get(SERVICE).cloned().unwrap_or_default();
+            match labels.get(ROLE).map(String::as_str) {
                 Some("etcd") => etcd = Some(container),
-                Some(host) if host.starts_with("host") => hosts.push(LabHost::new(engine.clone(), host, container)),
+                Some("host") => hosts.push(LabHost::new(engine.clone(), service, container)),
                 _ => {}
             }
         }
         let (Some(etcd), false) = (etcd, hosts.is_empty()) else { return Ok(None) };
         let environment = engine.inspect(&etcd).await?.config.and_then(|config| config.env).unwrap_or_default();
-        let backend = environment.iter().find_map(|entry| entry.strip_prefix("BACKEND=")).unwrap_or("?").to_owned();
+        let value = |name: &str| {
+            let found = environment.iter().find_map(|entry| entry.strip_prefix(name)?.strip_prefix('='));
+            found.unwrap_or("?").to_owned()
+        };
+        let (backend, topology) = (value("BACKEND"), value("TOPOLOGY"));
         let network = format!("{name}_underlay");
         let underlay = engine
             .subnets()
@@ -54,24 +59,20 @@ impl Lab {
             .into_iter()
             .find_map(|(found, subnet)| (found == network).then(|| underlay::of_subnet(&subnet))?)
             .unwrap_or_default();
-        Ok(Some(Self { name: name.to_owned(), backend, underlay, etcd, hosts }))
+        Ok(Some(Self { name: name.to_owned(), backend, underlay, etcd, topology, hosts }))
     }
 }
 
-/// Removes the lab of this name, whole or half; whether there was any.
+/// Removes the lab of this name, whole or half; whether there was any. By compose's labels alone: what else it knows of
+/// the lab may have changed since.
 pub(super) async fn remove(engine: &Engine, name: &str) -> Result<bool> {
-    let network = format!("{name}_underlay");
-    let subnets = engine.subnets().await?;
-    let subnet = subnets.iter().find_map(|(found, subnet)| (*found == network).then_some(subnet));
-    if engine.labelled(&[(PROJECT, name)]).await?.is_empty() && subnet.is_none() {
-        return Ok(false);
+    let containers = engine.labelled(&[(PROJECT, name)]).await?;
+    let networks = engine.labelled_networks(PROJECT, name).await?;
+    let there = !containers.is_empty() || !networks.is_empty();
+    let removals = containers.iter().map(|(container, _)| engine.remove(container));
+    futures_util::future::join_all(removals).await.into_iter().collect::<Result<()>>()?;
+    for network in networks {
+        engine.remove_network(&network).await?;
     }
-    let project = Project {
-        name: name.to_owned(),
-        backend: String::new(),
-        underlay: subnet.and_then(|subnet| underlay::of_subnet(subnet)).unwrap_or_else(|| "172.29.77".to_owned()),
-        images: PathBuf::from("/nonexistent"),
-    };
-    project.down().await?;
-    Ok(true)
+    Ok(there)
 }

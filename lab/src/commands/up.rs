@@ -7,10 +7,11 @@ use futures_util::{StreamExt as _, future};
 
 use super::lab::{self, Lab};
 use crate::args::Args;
-use crate::compose::Project;
+use crate::compose::{self, Project};
 use crate::engine::Engine;
 use crate::host::LabHost;
 use crate::progress::{Progress, print};
+use crate::topology::Topology;
 use crate::{Error, Result, underlay};
 
 /// A host has a lease and a Docker in 3 to 6 s on a slow machine.
@@ -18,6 +19,10 @@ const READY_WITHIN: Duration = Duration::from_secs(120);
 
 /// Makes the lab, or what is missing of it, and tries every path.
 pub(super) async fn up(args: &Args, progress: &Progress) -> Result<()> {
+    let topology = super::spaces::topology(args)?;
+    if let Some(refused) = compose::refusal(&topology) {
+        return Err(Error::Usage(refused));
+    }
     let images = check_images(&args.images)?;
     let engine = Engine::connect().await?;
     for image in ["flannel-lab-etcd", "flannel-lab-host"] {
@@ -25,20 +30,34 @@ pub(super) async fn up(args: &Args, progress: &Progress) -> Result<()> {
     }
 
     let running = Lab::find_if_any(&engine, &args.name).await?;
-    let project = project(args, &engine, running.as_ref(), images).await?;
+    let project = project(args, topology, &engine, running.as_ref(), images).await?;
+    for image in project.topology.host.iter().filter_map(|host| host.image.as_deref()) {
+        let saving = save(&engine, image, &project.images);
+        progress.during(&format!("image {image} is made a file"), saving).await?;
+    }
     if let Some(lab) = &running {
         // A host's Docker data belongs to a lease and an MTU; a new backend gets new hosts.
-        if lab.backend != project.backend || lab.underlay != project.underlay {
-            progress.say(format_args!("lab {} runs {}: made anew for {}", lab.name, lab.backend, project.backend));
+        let (backend, topology) = (project.topology.backend(), &project.topology.name);
+        if lab.backend != backend || lab.underlay != project.underlays[0] || lab.topology != *topology {
+            progress.say(format_args!(
+                "lab {} runs {}, {}: made anew for {topology}, {backend}",
+                lab.name, lab.topology, lab.backend
+            ));
             progress.during("compose removes the old lab", lab::remove(&engine, &args.name)).await.map(drop)?;
         }
     }
 
-    progress.say(format_args!("lab {}: {}, three hosts on {}.0/24", project.name, project.backend, project.underlay));
+    progress.say(format_args!(
+        "lab {}: {}, {}, underlay {}.0/24",
+        project.name,
+        project.topology.about,
+        project.topology.backend(),
+        project.underlays.join(".0/24, ")
+    ));
     let since = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |now| now.as_secs());
     progress.during("compose makes the containers", project.up()).await?;
     let lab = Lab::find(&engine, &args.name).await?;
-    renew_flannel(&lab.hosts, &project.images, progress).await?;
+    renew_flannel(&lab.hosts, &project, progress).await?;
     wait_for_hosts(&lab.hosts, i32::try_from(since).unwrap_or(0), progress).await?;
 
     progress.say("a flannel network and a container on each host: docker network create -d flannel demo");
@@ -46,6 +65,16 @@ pub(super) async fn up(args: &Args, progress: &Progress) -> Result<()> {
     super::try_all(&lab, &workloads, progress).await?;
     print(format_args!("\n{}\n", next_steps(&lab)));
     Ok(())
+}
+
+/// The compose file of the lab that `up` would make.
+pub(super) async fn compose_file(args: &Args) -> Result<serde_json::Value> {
+    let topology = super::spaces::topology(args)?;
+    if let Some(refused) = compose::refusal(&topology) {
+        return Err(Error::Usage(refused));
+    }
+    let images = check_images(&args.images)?;
+    Ok(project(args, topology, &Engine::connect().await?, None, images).await?.file())
 }
 
 /// The tag of the images, as for ci/images.
@@ -64,38 +93,66 @@ fn check_images(directory: &Path) -> Result<PathBuf> {
     std::path::absolute(directory).map_err(|error| Error::State(format!("{}: {error}", directory.display())))
 }
 
-async fn project(args: &Args, engine: &Engine, running: Option<&Lab>, images: PathBuf) -> Result<Project> {
-    let backend = args
-        .backend()
-        .map(str::to_owned)
-        .or_else(|| running.map(|lab| lab.backend.clone()))
-        .unwrap_or_else(|| "vxlan".to_owned());
-    let of_running = running.map(|lab| lab.underlay.clone()).filter(|underlay| !underlay.is_empty());
-    let underlay = match args.underlay.clone().or(of_running) {
-        Some(underlay) => underlay,
-        None => {
-            let network = format!("{}_underlay", args.name);
-            let others: Vec<String> = engine
-                .subnets()
-                .await?
-                .into_iter()
-                .filter_map(|(name, net)| (name != network).then_some(net))
-                .collect();
-            underlay::choose(&others)?
+async fn project(
+    args: &Args,
+    topology: Topology,
+    engine: &Engine,
+    running: Option<&Lab>,
+    images: PathBuf,
+) -> Result<Project> {
+    // A lab that runs keeps its topology and backend unless told otherwise.
+    let topology = match running {
+        Some(lab) if args.words.is_empty() => {
+            Topology::load(&lab.topology).unwrap_or(topology).with_backend(Some(args.backend().unwrap_or(&lab.backend)))
         }
+        _ => topology,
     };
-    Ok(Project { name: args.name.clone(), backend, underlay, images })
+    let own = engine.labelled_networks("com.docker.compose.project", &args.name).await?;
+    let mut used: Vec<String> =
+        engine.subnets().await?.into_iter().filter_map(|(name, net)| (!own.contains(&name)).then_some(net)).collect();
+    let of_running = running.map(|lab| lab.underlay.clone()).filter(|underlay| !underlay.is_empty());
+    let mut underlays = Vec::new();
+    for _ in &topology.underlay {
+        let asked = args.underlay.clone().or_else(|| of_running.clone()).filter(|_| underlays.is_empty());
+        let underlay = asked.map_or_else(|| underlay::choose(&used), Ok)?;
+        used.push(format!("{underlay}.0/24"));
+        underlays.push(underlay);
+    }
+    Ok(Project { name: args.name.clone(), topology, underlays, images, tag: tag() })
+}
+
+/// The name of an image's file: `flannel:old` is `flannel-old`.
+fn file_name(image: &str) -> String {
+    image.replace([':', '/'], "-")
+}
+
+/// Writes an image of this machine's Docker where the hosts look for it, unless it is there.
+async fn save(engine: &Engine, image: &str, images: &Path) -> Result<()> {
+    let id = engine.image_id(image).await?;
+    let (tar, mark) =
+        (images.join(format!("{}.tar", file_name(image))), images.join(format!("{}.id", file_name(image))));
+    if tar.exists() && std::fs::read_to_string(&mark).is_ok_and(|known| known.trim() == id) {
+        return Ok(());
+    }
+    let failed = |reason: String| Error::Program { command: format!("docker save {image}"), reason };
+    let saved = tokio::process::Command::new("docker").args(["save", "-o"]).arg(&tar).arg(image).output().await;
+    let saved = saved.map_err(|error| failed(error.to_string()))?;
+    if !saved.status.success() {
+        return Err(failed(String::from_utf8_lossy(&saved.stderr).trim().to_owned()));
+    }
+    std::fs::write(&mark, format!("{id}\n")).map_err(|error| Error::State(format!("{}: {error}", mark.display())))
 }
 
 /// Restarts the hosts that run an older flannel image than the one in the images' directory, and starts flannel where
 /// somebody has stopped it.
-async fn renew_flannel(hosts: &[LabHost], images: &Path, progress: &Progress) -> Result<()> {
-    let path = images.join("flannel.id");
+async fn renew_flannel(hosts: &[LabHost], project: &Project, progress: &Progress) -> Result<()> {
+    let path = project.images.join("flannel.id");
     let wanted =
         std::fs::read_to_string(&path).map_err(|error| Error::State(format!("{}: {error}", path.display())))?;
     let renewals = hosts.iter().map(async |host| {
         let mark = host.exec(&["cat", "/var/lib/docker-early/lab-flannel.id"]).await?;
-        if mark.code == 0 && mark.stdout.trim() != wanted.trim() {
+        let others = project.topology.host.iter().any(|spec| spec.name == host.name && spec.image.is_some());
+        if mark.code == 0 && !others && mark.stdout.trim() != wanted.trim() {
             progress.say(format_args!("{}: the flannel image has changed, restarts", host.name));
             return host.engine().restart(&host.container).await;
         }
@@ -129,7 +186,7 @@ fn next_steps(lab: &Lab) -> String {
     let host = &lab.hosts[0].container;
     let name = if lab.name == crate::args::DEFAULT_NAME { String::new() } else { format!(" --name {}", lab.name) };
     format!(
-        "a shell on host1:               docker exec -it {host} bash\n\
+        "a shell on h1:                  docker exec -it {host} bash\n\
          a shell in its container:       docker exec -it {host} docker exec -it c1 sh\n\
          flannel's log there:            docker exec {host} docker -H unix:///run/docker-early.sock logs flannel\n\
          the leases in etcd:             docker exec {etcd} etcdctl get --prefix /coreos.com/network\n\

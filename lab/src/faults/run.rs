@@ -69,7 +69,9 @@ fn carry_out(fault: &Fault, backend: &str, promise: &Promise, options: &Options)
         Err(error) => outcome.broken.push(format!("no lab: {error}")),
         Ok(mut world) => {
             if let Some(seconds) = fault.needs.lease_ttl {
-                world.set_environment("FLANNEL_TEST_LEASE_TTL", &seconds.to_string());
+                // Only the one that is hit: others that have no time to renew theirs would be hit too.
+                let victim = topology.host[0].name.clone();
+                world.set_environment(&victim, "FLANNEL_TEST_LEASE_TTL", &seconds.to_string());
             }
             match story(fault, promise, &world, options) {
                 Ok(measured) => {

@@ -36,8 +36,8 @@ pub struct World {
     directory: TempDir,
     topology: Topology,
     flanneld: PathBuf,
-    /// For all daemons.
-    environment: Vec<(String, String)>,
+    /// A host's name, a variable of its daemons and its value.
+    environment: Vec<(String, String, String)>,
 }
 
 impl World {
@@ -91,9 +91,9 @@ impl World {
         Ok(world)
     }
 
-    /// Sets a variable of the environment of all daemons started from now on.
-    pub fn set_environment(&mut self, name: &str, value: &str) {
-        self.environment.push((name.to_owned(), value.to_owned()));
+    /// Sets a variable of the environment of the daemons that are started on a host from now on.
+    pub fn set_environment(&mut self, host: &str, name: &str, value: &str) {
+        self.environment.push((host.to_owned(), name.to_owned(), value.to_owned()));
     }
 
     /// Writes a network's config to etcd.
@@ -194,8 +194,9 @@ impl World {
         &self.flanneld
     }
 
-    pub(super) fn environment(&self) -> &[(String, String)] {
-        &self.environment
+    pub(super) fn environment_of(&self, host: &str) -> impl Iterator<Item = (&str, &str)> {
+        let of_host = self.environment.iter().filter(move |(name, _, _)| name == host);
+        of_host.map(|(_, name, value)| (name.as_str(), value.as_str()))
     }
 
     /// Pulls or plugs the cable of `port`, without the other end seeing its carrier go.

@@ -73,15 +73,15 @@ async fn the_command_line() {
     assert!(second.contains("all 21 paths up, host-gw, "), "{second}");
     assert!(!second.contains("starts the early dockerd"), "the second run starts no host again: {second}");
 
-    let host2 = container(&engine, &lab.0, "host2").await;
+    let host2 = container(&engine, &lab.0, "h2").await;
     engine.run(&host2, &["iptables", "-I", "FORWARD", "-s", "10.5.0.0/16", "-j", "DROP"]).await.unwrap();
     let cut = lab.run(&["matrix"]).await;
     let text = said(&cut);
     assert_eq!(cut.status.code(), Some(1), "{text}");
-    for path in ["ping c1 on host1 -> c2 on host2: 0 of 3", "tcp c2 on host2 <- c3 on host3: not tried"] {
+    for path in ["ping c1 on h1 -> c2 on h2: 0 of 3", "tcp c2 on h2 <- c3 on h3: not tried"] {
         assert!(text.contains(path), "{path:?} is not named: {text}");
     }
-    assert!(!text.contains("DOWN: ping c1 on host1 -> c3 on host3"), "{text}");
+    assert!(!text.contains("DOWN: ping c1 on h1 -> c3 on h3"), "{text}");
     assert!(text.contains(&format!("logs and state of each host: target/diagnosis/{}", lab.0)), "{text}");
 
     lab.must(&["down"]).await;

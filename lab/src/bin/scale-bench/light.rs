@@ -14,8 +14,8 @@ pub(crate) fn table(program: &Path) -> Result<()> {
         let lab = Lab::flat(1)?;
         lab.configure(r#"{"Network":"10.0.0.0/8","SubnetLen":24,"Backend":{"Type":"vxlan"}}"#)?;
         // Each has a connection of its own.
-        let mut command = lab.host(1).command("prlimit");
-        command.arg("--nofile=65536").arg(program).arg(lab.etcd().endpoint());
+        let mut command = lab.host(1).command("sh");
+        command.args(["-c", r#"ulimit -n "$(ulimit -H -n)"; exec "$@""#, "sh"]).arg(program).arg(lab.etcd().endpoint());
         command.args([hosts, spread, renew].map(|n| n.to_string()));
         for line in output(&mut command)?.lines() {
             let (name, value) = line.split_once(' ').unwrap_or((line, ""));

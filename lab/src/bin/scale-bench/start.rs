@@ -44,8 +44,8 @@ fn row(program: &Path, backend: &str, size: usize) -> Result<()> {
         return Err(Error::new(format!("{backend}, {size} leases: {made} entries in the kernel instead of {wanted}")));
     }
     let rss = daemon.process().rss_kib()?;
-    let idle = idle(&daemon)?;
     let comparison = comparison(host, &daemon, backend)?;
+    let idle = idle(&daemon)?;
     let by_batch = batch::time(backend, size, host.directory())?;
     let (seconds, ratio) = by_batch.map_or(("-".into(), "-".into()), |took| {
         (format!("{:.3}", took.as_secs_f64()), format!("{:.2}", last.as_secs_f64() / took.as_secs_f64()))

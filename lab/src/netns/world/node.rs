@@ -98,7 +98,7 @@ impl Node {
         if let Some(network) = known {
             flanneld = flanneld.arg(format!("-etcd-prefix={}", world.topology().prefix_of(network)));
         }
-        for (name, value) in world.environment() {
+        for (name, value) in world.environment_of(self.name()) {
             flanneld = flanneld.env(name, value);
         }
         let args: Vec<&str> = self.spec.args.iter().map(String::as_str).collect();
