@@ -85,7 +85,7 @@ fn bench(program: &Path) -> Result<()> {
         let names: Vec<_> = (0..AT_ONCE).map(|n| format!("bench{n}")).collect();
         all(&names, |name| create(&machine, kind, name, "sleep 1000"))?;
         let took = timed(|| all(&names, |name| machine.docker_line(&format!("start {name}")).map(drop)))?;
-        machine.docker_line(&format!("rm -f {}", names.join(" ")))?;
+        all(&names, |name| machine.docker_line(&format!("rm -f {name}")).map(drop))?;
         Ok(Some(took))
     })?;
     println!("\nthe plugin's memory after that: {:.1} MiB", plugin.rss_kib()? as f64 / 1024.0);
