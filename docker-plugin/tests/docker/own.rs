@@ -14,7 +14,7 @@ pub(crate) const PATIENCE: Duration = Duration::from_secs(90);
 /// Another build of the plugin in place of the one under test: a release build, to measure it.
 const OTHER_PROGRAM: &str = "FLANNEL_TEST_PLUGIN";
 
-fn program() -> PathBuf {
+pub(crate) fn program() -> PathBuf {
     std::env::var_os(OTHER_PROGRAM).unwrap_or_else(|| env!("CARGO_BIN_EXE_flannel-docker").into()).into()
 }
 
