@@ -33,8 +33,9 @@ const LOOK: Duration = Duration::from_secs(10);
 const LONGEST: Duration = Duration::from_secs(600);
 /// How long after a loss the comparison waits for more of the same kind.
 const SETTLE: Duration = Duration::from_millis(100);
-/// Comparisons may take this part of the processor's time: when nothing happens, and when losses follow each other.
-const SHARE: (u32, u32) = (2000, 10);
+/// Comparisons may take this part of the processor's time, one in so many: when nothing happens, and when losses follow
+/// each other.
+const SHARE: (u32, u32) = (4000, 10);
 /// How often a line about what was programmed is written, at most.
 const TELL: Duration = Duration::from_secs(1);
 
@@ -335,6 +336,9 @@ impl<'a> Programme<'a> {
         METRICS.leases.set(self.view.len());
         METRICS.leases_unusable.set(self.connections.unusable());
         self.programme().await;
+        if let Some(tunnels) = self.backend.tunnels() {
+            tunnels.open();
+        }
     }
 
     async fn programme(&mut self) {

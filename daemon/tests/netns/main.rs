@@ -41,6 +41,7 @@ mod recorded;
 mod repair;
 mod restart;
 mod rules;
+mod scale;
 mod service_manager;
 mod storm;
 mod support;

@@ -2,6 +2,7 @@
 
 mod pools;
 mod survival;
+mod ways_out;
 
 use std::path::{Path, PathBuf};
 

@@ -154,7 +154,6 @@ impl Links for Netlink {
             }
             Err(other) => return Err(other.error(action())),
         }
-        self.mark_cable(&spec.host).await?;
         if spec.hairpin {
             let port = LinkBridgePort::new(self.index(spec.host.as_str()).await?).hairpin(true).build();
             let set = self.handle.link().set_port(port).execute().await;

@@ -2,9 +2,9 @@
 
 use std::collections::BTreeSet;
 
-use flannel_lab::netns::{Context as _, IMAGE, Result};
+use flannel_lab::netns::{Context as _, Error, IMAGE, Result, eventually};
 
-use crate::site::{Site, check, lab};
+use crate::site::{SOON, Site, check, lab};
 
 #[test]
 fn names_and_aliases_are_answered_and_follow_connect_and_disconnect() {
@@ -94,6 +94,11 @@ fn a_full_pool_says_who_has_it_and_harms_nobody() {
         check("how many are used", full.contains(": 6 in use, by "), &full)?;
         let state = site.docker("inspect -f {{.State.Status}} late")?;
         check("Docker has it as created", state == "created", &state)?;
+        // By name, as soon as Docker has said who is where.
+        eventually("the names", SOON, || match site.refused("start late")? {
+            said if said.contains("by c1, c2, c3, c4, c5; remove containers") => Ok(()),
+            said => Err(Error::new(said)),
+        })?;
         site.docker("rm -f c3")?;
         site.docker("start late")?;
         check("the only free one", site.place("late", "net", "IPAddress")? == "10.5.72.4", ())?;

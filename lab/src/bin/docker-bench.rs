@@ -11,9 +11,9 @@ use std::time::{Duration, Instant};
 
 use flannel_lab::netns::{Context as _, Error, IMAGE, Lab, Machine, Result, SOON, Segment, eventually, output};
 
-const ROUNDS: usize = 25;
+const ROUNDS: usize = 15;
 const AT_ONCE: usize = 50;
-const ROUNDS_AT_ONCE: usize = 5;
+const ROUNDS_AT_ONCE: usize = 3;
 const ENV: &str = "FLANNEL_NETWORK=10.5.0.0/16\nFLANNEL_SUBNET=10.5.72.1/24\nFLANNEL_MTU=1450\nFLANNEL_IPMASQ=false\n";
 
 /// What a container is on.
@@ -83,9 +83,7 @@ fn bench(program: &Path) -> Result<()> {
     heading(&format!("start of {AT_ONCE} containers at once, {ROUNDS_AT_ONCE} rounds"));
     report(ROUNDS_AT_ONCE, |kind, _| {
         let names: Vec<_> = (0..AT_ONCE).map(|n| format!("bench{n}")).collect();
-        for name in &names {
-            create(&machine, kind, name, "sleep 1000")?;
-        }
+        all(&names, |name| create(&machine, kind, name, "sleep 1000"))?;
         let took = timed(|| all(&names, |name| machine.docker_line(&format!("start {name}")).map(drop)))?;
         machine.docker_line(&format!("rm -f {}", names.join(" ")))?;
         Ok(Some(took))

@@ -87,6 +87,9 @@ impl Proxy {
     ) -> Result<(), String> {
         let shared = Arc::clone(&self.shared);
         let thread = std::thread::Builder::new().name(name.into()).spawn(move || {
+            if !shared.tunnels.wait() {
+                return;
+            }
             if let Err(error) = body(&shared) {
                 tracing::error!("udp proxy ended: {error}");
                 shared.stop();
@@ -144,6 +147,7 @@ impl Shared {
 impl Drop for Proxy {
     fn drop(&mut self) {
         self.shared.stop();
+        self.shared.tunnels.end();
         for thread in self.threads.drain(..) {
             if thread.join().is_err() {
                 tracing::error!("udp proxy panicked");

@@ -2,25 +2,66 @@
 
 use std::net::Ipv4Addr;
 use std::ops::Deref;
-use std::sync::Arc;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
 use arc_swap::ArcSwap;
 use flannel_core::ipnet::Ipv4Net;
 
 /// The tunnels in force; clones share them.
 #[derive(Debug, Clone, Default)]
-pub struct Tunnels(Arc<ArcSwap<Hosts>>);
+pub struct Tunnels(Arc<Shared>);
+
+#[derive(Debug, Default)]
+struct Shared {
+    hosts: ArcSwap<Hosts>,
+    state: Mutex<State>,
+    changed: Condvar,
+}
+
+#[derive(Debug, Default, PartialEq)]
+enum State {
+    #[default]
+    Unknown,
+    Known,
+    Ended,
+}
 
 impl Tunnels {
     /// Puts these tunnels in the place of all earlier ones.
     pub fn replace(&self, tunnels: impl IntoIterator<Item = (Ipv4Net, Ipv4Addr)>) {
-        self.0.store(Arc::new(Hosts::new(tunnels.into_iter().collect())));
+        self.0.hosts.store(Arc::new(Hosts::new(tunnels.into_iter().collect())));
+    }
+
+    /// From now on the tunnels are those of all leases. Before, packets wait: those of a daemon started again would be
+    /// refused otherwise.
+    pub fn open(&self) {
+        let mut state = self.state();
+        if *state == State::Unknown {
+            *state = State::Known;
+            self.0.changed.notify_all();
+        }
+    }
+
+    /// Nobody is to wait any more.
+    pub fn end(&self) {
+        *self.state() = State::Ended;
+        self.0.changed.notify_all();
+    }
+
+    /// Waits until the leases are known; false if that is not to come.
+    pub fn wait(&self) -> bool {
+        let waiting = self.0.changed.wait_while(self.state(), |state| *state == State::Unknown);
+        *waiting.unwrap_or_else(PoisonError::into_inner) == State::Known
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.0.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The tunnels as they are now, for the packets of one batch.
     pub fn now(&self) -> impl Deref<Target = Hosts> + use<> {
         // Arcs are counted by one cache line, and a batch is many packets.
-        self.0.load_full()
+        self.0.hosts.load_full()
     }
 }
 
@@ -145,6 +186,22 @@ mod tests {
         assert_eq!(tunnels.now().host_of(Ipv4Addr::new(10, 5, 3, 1)), Some(host(4)));
         assert_eq!(tunnels.now().host_of(Ipv4Addr::new(10, 5, 4, 0)), None);
         assert_eq!(tunnels.now().host_of(Ipv4Addr::new(10, 5, 2, 255)), None);
+    }
+
+    #[test]
+    fn who_waits_goes_on_when_the_leases_are_known_or_never_will_be() {
+        for (known, tunnels) in [(true, Tunnels::default()), (false, Tunnels::default())] {
+            let waiting = tunnels.clone();
+            let thread = std::thread::spawn(move || waiting.wait());
+            if known {
+                tunnels.open()
+            } else {
+                tunnels.end()
+            }
+            assert_eq!(thread.join().unwrap(), known);
+            tunnels.open();
+            assert_eq!(tunnels.wait(), known);
+        }
     }
 
     /// The longest prefix that contains the address, by looking at all of them.

@@ -241,3 +241,63 @@ async fn the_commands_in_refusals_name_what_is_really_free() {
     }
     host.network(N2, "10.5.72.192/26").await.unwrap();
 }
+
+// Docker 29 says who asks; earlier ones do not.
+#[tokio::test]
+async fn a_container_that_docker_names_comes_back_to_its_address() {
+    let host = Host::new(V4);
+    let pool = host.network(N1, "").await.unwrap();
+    let ask = async |name: &str| {
+        let options = json!({"com.docker.network.endpoint.name": name});
+        let request = read(json!({"PoolID": pool, "Address": "", "Options": options}));
+        host.driver.request_address(request).await.unwrap().address
+    };
+    let web = ask("web").await;
+    let release = json!({"PoolID": pool, "Address": web.split('/').next()});
+    host.driver.release_address(read(release)).await.unwrap();
+    assert_eq!(ask("other").await, "10.5.72.3/24");
+    assert_eq!(ask("web").await, web);
+}
+
+#[tokio::test]
+async fn a_range_of_another_daemons_lease_is_that_daemons_network() {
+    let host = Host::new(V4);
+    let blue = "FLANNEL_NETWORK=10.6.0.0/16\nFLANNEL_SUBNET=10.6.9.1/24\nFLANNEL_MTU=1400\nFLANNEL_IPMASQ=true\n";
+    std::fs::write(host.dir.path().join("blue.env"), blue).unwrap();
+    let pool = host.network(N1, "10.6.9.0/25").await.unwrap();
+    let state = host.driver.state();
+    let network = &state.networks[N1];
+    assert_eq!(network.flannel.as_ref().map(ToString::to_string).as_deref(), Some("blue"));
+    assert_eq!((network.mtu(), network.lease[0].network), (1400, "10.6.0.0/16".parse().unwrap()));
+    assert_eq!(host.address(&pool, "").await.unwrap(), "10.6.9.2/25");
+    // Its lease goes; ours has nothing to do with it.
+    std::fs::write(host.dir.path().join("blue.env"), blue.replace("10.6.9.1", "10.6.10.1")).unwrap();
+    let error = host.endpoint(N1, E1, "10.6.9.2/25", "").await.unwrap_err();
+    assert!(error.to_string().contains("--ipam-opt flannel.network=blue NAME"), "{error}");
+}
+
+#[tokio::test]
+async fn without_ipam_the_addresses_are_ours_and_come_back() {
+    let host = Host::new(DUAL);
+    host.create_with(N1, json!({}), &[("null", "0.0.0.0/0", ""), ("null", "::/0", "")]).await.unwrap();
+    let create = async |id: &str, mac: &str| {
+        let interface = json!({"Address": "", "AddressIPv6": "", "MacAddress": mac});
+        let request = json!({"NetworkID": N1, "EndpointID": id, "Interface": interface});
+        host.driver.create_endpoint(read(request)).await.unwrap().interface.unwrap()
+    };
+    let first = create(E1, "").await;
+    assert_eq!(first.address.as_deref(), Some("10.5.72.2/24"));
+    assert_eq!(first.address_ipv6.as_deref(), Some("fd00:5:0:72::2/64"));
+    assert_eq!(first.mac_address.as_deref(), Some("02:00:0a:05:48:02"));
+    // Said twice.
+    assert_eq!(create(E1, "").await, first);
+    // An answer must not repeat the user's hardware address.
+    let second = create(E2, "02:42:00:00:00:07").await;
+    assert_eq!((second.address.as_deref(), second.mac_address), (Some("10.5.72.3/24"), None));
+    host.stop(N1, E2).await;
+    assert_eq!(create(E3, "02:42:00:00:00:07").await.address.as_deref(), Some("10.5.72.3/24"));
+    let pools = host.driver.state().pools;
+    assert!(pools.values().all(|p| p.used() == 3), "{pools:?}");
+    host.driver.delete_network(DeleteNetwork { network_id: N1.to_owned() }).await.unwrap();
+    assert!(host.driver.state().pools.is_empty());
+}
