@@ -33,6 +33,7 @@ use crate::state::{Network, State, Store};
 use looks::Looks;
 pub use reconcile::Looked;
 
+mod adopt;
 mod endpoint;
 mod ipam;
 mod looks;
