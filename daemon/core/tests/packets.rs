@@ -234,6 +234,9 @@ fn recut((offload, packet): &(Offload, Vec<u8>)) -> Vec<Vec<u8>> {
     plain.cut(usize::from(offload.segment)).iter().map(Plain::bytes).collect()
 }
 
+/// Both addresses; the protocol and both ports.
+type Flow = ([u8; 8], Vec<u8>);
+
 /// The flow of a packet; `None` for what may be of any flow between its two hosts.
 fn flow_of(packet: &[u8]) -> ([u8; 8], Option<Vec<u8>>) {
     let whole = packet[0] == 0x45 && packet[6] & 0x3f == 0 && packet[7] == 0 && [TCP, UDP].contains(&packet[9]);
@@ -243,7 +246,7 @@ fn flow_of(packet: &[u8]) -> ([u8; 8], Option<Vec<u8>>) {
 
 /// Each flow's packets in their order, with the packets that may be of any flow among them. The identification of what
 /// must not be fragmented means nothing, nor does the checksum over it.
-fn by_flow(packets: &[Vec<u8>]) -> BTreeMap<([u8; 8], Vec<u8>), Vec<Vec<u8>>> {
+fn by_flow(packets: &[Vec<u8>]) -> BTreeMap<Flow, Vec<Vec<u8>>> {
     let mut flows: BTreeMap<_, Vec<Vec<u8>>> = BTreeMap::new();
     for packet in packets {
         if let (pair, Some(flow)) = flow_of(packet) {

@@ -1,14 +1,53 @@
-//! What Docker tells of a network that we have lost, read as our own words.
+//! What Docker tells of a network and its containers, as we would have remembered it.
 
 use std::collections::BTreeSet;
 
-use ipnet::IpNet;
+use serde_json::json;
 
-use crate::engine::DockerNetwork;
+use crate::api::network::{CreateNetwork, IpamData};
+use crate::engine::{DockerNetwork, DockerPool};
 use crate::error::Error;
+use crate::links::Owned;
 use crate::names;
 use crate::pool::Pool;
 use crate::state::{Endpoint, Network, State};
+
+/// A call as Docker made it when the network was created.
+pub(super) fn creation(
+    docker: &DockerNetwork,
+    space: &str,
+    bridge: Option<&Owned>,
+    lease: &crate::lease::Lease,
+) -> Result<CreateNetwork, Error> {
+    let data = |pool: &DockerPool| {
+        let v6 = pool.subnet.addr().is_ipv6();
+        let there = bridge.and_then(|b| b.addresses.iter().find(|a| a.addr().is_ipv6() == v6));
+        // The range of a network that Docker shows as "everywhere" is on its bridge, or else it was the lease.
+        let subnet = match pool.subnet.prefix_len() {
+            0 => there.map(ipnet::IpNet::trunc).or(lease.side(v6).map(|s| s.subnet)).unwrap_or(pool.subnet),
+            _ => pool.subnet,
+        };
+        let gateway = pool.gateway.or(there.map(ipnet::IpNet::addr));
+        let gateway = gateway.map_or_else(|| Pool::new(subnet, subnet).map(|p| p.first()), Ok)?;
+        Ok::<_, Error>(IpamData {
+            address_space: space.to_owned(),
+            pool: subnet.to_string(),
+            gateway: format!("{gateway}/{}", subnet.prefix_len()),
+        })
+    };
+    let family = |v6: bool| docker.pools.iter().filter(move |p| p.subnet.addr().is_ipv6() == v6).map(data);
+    let options = [
+        ("com.docker.network.generic", json!(docker.options)),
+        ("com.docker.network.internal", json!(docker.internal)),
+        ("com.docker.network.enable_ipv6", json!(docker.ipv6)),
+    ];
+    Ok(CreateNetwork {
+        network_id: docker.id.clone(),
+        options: options.into_iter().map(|(name, value)| (name.to_owned(), value)).collect(),
+        ipv4_data: family(false).collect::<Result<_, _>>()?,
+        ipv6_data: family(true).collect::<Result<_, _>>()?,
+    })
+}
 
 /// The pools of a network whose PoolIDs only Docker knows. It will name them in its next call about one of them
 /// ([`State::pool_mut`]).
@@ -30,8 +69,7 @@ pub(super) fn lost_pools(id: &str, network: &Network, docker: &DockerNetwork) ->
     Ok(pools)
 }
 
-/// A container's place; nothing without an address.
-pub(super) fn read_endpoint(addresses: &[IpNet], mac: &str) -> Option<Endpoint> {
+pub(super) fn read_endpoint(addresses: &[ipnet::IpNet], mac: &str) -> Option<Endpoint> {
     let chosen = names::mac_for_all(addresses)?;
     Some(Endpoint {
         addresses: addresses.to_vec(),

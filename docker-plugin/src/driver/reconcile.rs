@@ -4,19 +4,17 @@ use std::collections::BTreeSet;
 use std::future::pending;
 use std::time::Duration;
 
-use serde_json::json;
 use tokio::time::{Instant, timeout};
 use tracing::{debug, info, warn};
 
 use super::Driver;
-use super::adopt::{lost_pools, read_endpoint};
+use super::adopt::{creation, lost_pools, read_endpoint};
 use super::options::{self, NetworkOptions};
-use crate::api::network::{CreateNetwork, EndpointCall, IpamData};
-use crate::engine::{DockerNetwork, DockerPool};
+use crate::api::network::EndpointCall;
+use crate::engine::DockerNetwork;
 use crate::error::{Error, short};
 use crate::links::{Links, Owned};
 use crate::names;
-use crate::pool::Pool;
 use crate::reconcile::{Difference, Remedy, View, compare};
 use crate::state::{State, WITHOUT_IPAM};
 
@@ -351,41 +349,4 @@ impl<L: Links> Driver<L> {
         drop(held);
         Ok(added)
     }
-}
-
-/// A call as Docker made it when the network was created.
-fn creation(
-    docker: &DockerNetwork,
-    space: &str,
-    bridge: Option<&Owned>,
-    lease: &crate::lease::Lease,
-) -> Result<CreateNetwork, Error> {
-    let data = |pool: &DockerPool| {
-        let v6 = pool.subnet.addr().is_ipv6();
-        let there = bridge.and_then(|b| b.addresses.iter().find(|a| a.addr().is_ipv6() == v6));
-        // The range of a network that Docker shows as "everywhere" is on its bridge, or else it was the lease.
-        let subnet = match pool.subnet.prefix_len() {
-            0 => there.map(ipnet::IpNet::trunc).or(lease.side(v6).map(|s| s.subnet)).unwrap_or(pool.subnet),
-            _ => pool.subnet,
-        };
-        let gateway = pool.gateway.or(there.map(ipnet::IpNet::addr));
-        let gateway = gateway.map_or_else(|| Pool::new(subnet, subnet).map(|p| p.first()), Ok)?;
-        Ok::<_, Error>(IpamData {
-            address_space: space.to_owned(),
-            pool: subnet.to_string(),
-            gateway: format!("{gateway}/{}", subnet.prefix_len()),
-        })
-    };
-    let family = |v6: bool| docker.pools.iter().filter(move |p| p.subnet.addr().is_ipv6() == v6).map(data);
-    let options = [
-        ("com.docker.network.generic", json!(docker.options)),
-        ("com.docker.network.internal", json!(docker.internal)),
-        ("com.docker.network.enable_ipv6", json!(docker.ipv6)),
-    ];
-    Ok(CreateNetwork {
-        network_id: docker.id.clone(),
-        options: options.into_iter().map(|(name, value)| (name.to_owned(), value)).collect(),
-        ipv4_data: family(false).collect::<Result<_, _>>()?,
-        ipv6_data: family(true).collect::<Result<_, _>>()?,
-    })
 }

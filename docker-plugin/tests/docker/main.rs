@@ -16,6 +16,7 @@ mod faults;
 mod gateway;
 mod life;
 mod managed;
+mod memory;
 mod networks;
 mod own;
 mod ports;

@@ -14,7 +14,7 @@ pub(crate) const PATIENCE: Duration = Duration::from_secs(90);
 /// Another build of the plugin in place of the one under test: a release build, to measure it.
 const OTHER_PROGRAM: &str = "FLANNEL_TEST_PLUGIN";
 
-fn program() -> PathBuf {
+pub(crate) fn program() -> PathBuf {
     std::env::var_os(OTHER_PROGRAM).unwrap_or_else(|| env!("CARGO_BIN_EXE_flannel-docker").into()).into()
 }
 
@@ -208,6 +208,15 @@ impl Site {
 
     /// Removes all containers and networks, and sees that the host is as before, to the last rule.
     pub(crate) fn leaves_nothing(&self) -> Result<()> {
+        self.leaves_only(|_| false)
+    }
+
+    /// The same for a Docker that was killed half way: it forgets cables of its own bridges (`veth` and seven digits).
+    pub(crate) fn leaves_nothing_of_ours(&self) -> Result<()> {
+        self.leaves_only(|line| line.starts_with("+ link veth"))
+    }
+
+    fn leaves_only(&self, dockers: impl Fn(&str) -> bool) -> Result<()> {
         for id in self.docker("ps -aq")?.split_whitespace() {
             self.docker(&format!("rm -f {id}"))?;
         }
@@ -220,7 +229,8 @@ impl Site {
             return Err(Error::new(format!("the state is not empty: {state}")));
         }
         let before = self.before.as_ref().expect("taken at start");
-        let differs = self.machine().snapshot()?.since(before);
+        let mut differs = self.machine().snapshot()?.since(before);
+        differs.retain(|line| !dockers(line));
         if differs.is_empty() { Ok(()) } else { Err(Error::new(format!("the host is not as before: {differs:#?}"))) }
     }
 }
