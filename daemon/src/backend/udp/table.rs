@@ -194,9 +194,9 @@ mod tests {
             let waiting = tunnels.clone();
             let thread = std::thread::spawn(move || waiting.wait());
             if known {
-                tunnels.open()
+                tunnels.open();
             } else {
-                tunnels.end()
+                tunnels.end();
             }
             assert_eq!(thread.join().unwrap(), known);
             tunnels.open();
