@@ -152,6 +152,4 @@ fn many_start_at_once() {
     sh("docker", &args);
     plugin.remove_network("net");
     assert_eq!(plugin.leftovers(&[]), Vec::<String>::new());
-    let resident = plugin.resident();
-    assert!(resident < 16 * 1024, "{resident} KiB in a debug build");
 }

@@ -149,14 +149,6 @@ impl Plugin {
         fs::read_to_string(self.path("state/state.json")).unwrap_or_default()
     }
 
-    /// Memory in use, in KiB.
-    pub(crate) fn resident(&self) -> u64 {
-        let pid = self.child.as_ref().expect("the plugin runs").id();
-        let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
-        let line = status.lines().find_map(|l| l.strip_prefix("VmRSS:")).unwrap();
-        line.split_whitespace().next().unwrap().parse().unwrap()
-    }
-
     fn image(&self) -> String {
         format!("{}:img", self.name)
     }

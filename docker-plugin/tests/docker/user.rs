@@ -116,7 +116,7 @@ fn a_full_pool_says_who_has_it_and_harms_nobody() {
 fn fifty_containers_start_at_once() {
     const COUNT: usize = 50;
     lab().check(|lab| {
-        let site = Site::boot(lab, &[])?;
+        let mut site = Site::boot(lab, &[])?;
         site.network("-o flannel.gateway=true net")?;
         site.sleeper("--name first --network net")?;
         let names: Vec<_> = (0..COUNT).map(|n| format!("n{n}")).collect();
@@ -144,7 +144,7 @@ fn fifty_containers_start_at_once() {
         let rules = site.machine.exec("nft list chain inet flannel-docker ports")?;
         check("a port each", rules.matches("dnat ip to").count() == COUNT, &rules)?;
         site.docker(&format!("rm -f first {}", names.join(" ")))?;
-        site.docker("network rm net")?;
+        site.remove_crowded_network("net")?;
         check("nothing is left", site.leftovers()?.is_empty(), site.leftovers()?)
     });
 }
