@@ -158,8 +158,11 @@ impl<L: Links> Driver<L> {
         if !networks.is_empty() {
             info!("{restored} of {} networks are as they were", networks.len());
         }
-        // Also without networks: rules may be left over.
-        self.order_rules().await;
+        // Also without networks: rules may be left over. Where the state was lost they are of networks that Docker still
+        // has, and stay until it has been asked.
+        if !self.looks.is_lost() {
+            self.order_rules().await;
+        }
         self.hold_again().await;
     }
 

@@ -169,7 +169,8 @@ impl<L: Links> Driver<L> {
         if let Some(docker) = &docker {
             self.looks.meet(docker);
         }
-        if !looked.done.is_empty() {
+        let first_word = self.looks.is_lost() && looked.silent.is_none();
+        if first_word || !looked.done.is_empty() {
             self.order_rules().await;
             // The guard has told of a failure, and tries on.
             drop(self.order_nat().await);
