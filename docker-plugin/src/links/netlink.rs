@@ -13,9 +13,12 @@ use rtnetlink::{Handle, LinkBridge, LinkBridgePort, LinkMessageBuilder, LinkUnsp
 use rustix::io::Errno;
 use tokio::task::JoinHandle;
 use tracing::warn;
+use whole::whole;
 
 use super::{BridgeSpec, CableSpec, HostRoute, LinkError, Links, Owned, is_link_local};
 use crate::names;
+
+mod whole;
 
 /// A connection to the kernel of this network namespace.
 #[derive(Debug)]
@@ -52,7 +55,7 @@ impl Netlink {
 
     /// The addresses of a device, without those the kernel makes.
     async fn addresses(&self, index: u32, name: &str) -> Result<Vec<(IpNet, AddressMessage)>, LinkError> {
-        let answer = self.handle.address().get().set_link_index_filter(index).execute().try_collect::<Vec<_>>().await;
+        let answer = whole(|| self.handle.address().get().set_link_index_filter(index).execute()).await;
         let messages = match answer.map_err(|e| Refusal::of(&e)) {
             Ok(messages) => messages,
             // Gone since it was listed.
@@ -184,7 +187,7 @@ impl Links for Netlink {
     }
 
     async fn owned(&self) -> Result<Vec<Owned>, LinkError> {
-        let links = self.handle.link().get().execute().try_collect::<Vec<_>>().await;
+        let links = whole(|| self.handle.link().get().execute()).await;
         let links = links.map_err(|e| Refusal::of(&e).error("listing interfaces".to_owned()))?;
         let marked = |l: &&LinkMessage| alias(l) == Some(&self.mark);
         let bridges: HashMap<u32, &String> = links
@@ -217,7 +220,7 @@ impl Links for Netlink {
     async fn routes(&self) -> Result<Vec<HostRoute>, LinkError> {
         let query = RouteMessageBuilder::<std::net::Ipv4Addr>::new().build();
         let failed = |e: rtnetlink::Error| Refusal::of(&e).error("listing the host's routes".to_owned());
-        let routes = self.handle.route().get(query).execute().try_collect::<Vec<_>>().await.map_err(failed)?;
+        let routes = whole(|| self.handle.route().get(query.clone()).execute()).await.map_err(failed)?;
         let mut found = Vec::new();
         // A host of many peers has thousands of routes on a handful of devices.
         let mut names = HashMap::new();
