@@ -171,7 +171,7 @@ async fn watch(store: &EtcdStore, held: Held, listed: Option<Listed>, sums: &Sum
         while let Some(update) = updates.recv().await {
             let before = view.len() as u64;
             match update {
-                Update::Snapshot(leases) => view.replace(leases),
+                Update::Snapshot(leases) | Update::Remains(leases) => view.replace(leases),
                 Update::Change(change) => {
                     if matches!(change, Change::Put(_)) {
                         sums.events.set(sums.events.get() + 1);

@@ -59,4 +59,4 @@ pub use rustix::process::Signal;
 pub use snapshot::Snapshot;
 pub use transfer::{Transfer, transfer};
 pub use wait::{SOON, eventually, holds};
-pub use world::{Node, NodePod, World, limit};
+pub use world::{DockerHost, Node, NodePod, World, limit};

@@ -19,7 +19,7 @@ pub(super) const FAULTS: &[Fault] = &[
         name: "flanneld-kill",
         what: "flanneld killed by SIGKILL, back after 1.5 s",
         quick: true,
-        needs: Needs { more_members: 0, lease_ttl: None, more_hosts: 0 },
+        needs: Needs::NOTHING,
         promise: kernel_goes_on,
         run: |scene| {
             scene.cause();
@@ -37,7 +37,7 @@ pub(super) const FAULTS: &[Fault] = &[
         name: "flanneld-stop",
         what: "flanneld stopped for longer than its lease lives (4 s here), then started",
         quick: true,
-        needs: Needs { more_members: 0, lease_ttl: Some(4), more_hosts: 0 },
+        needs: Needs { lease_ttl: Some(4), ..Needs::NOTHING },
         promise: |_| {
             Some(Promise::heals("the others drop its route; 5 s after its return it flows, on the same subnet", 5.0))
         },
@@ -57,7 +57,7 @@ pub(super) const FAULTS: &[Fault] = &[
         name: "flanneld-upgrade",
         what: "flanneld stopped and another build of it started",
         quick: false,
-        needs: Needs { more_members: 0, lease_ttl: None, more_hosts: 0 },
+        needs: Needs::NOTHING,
         promise: kernel_goes_on,
         run: |scene| {
             let copy = scene.world.directory().join("flanneld-next");
@@ -79,7 +79,7 @@ pub(super) const FAULTS: &[Fault] = &[
         name: "suspend",
         what: "a host's flanneld stands still for longer than its lease, as when the clock jumps or the host sleeps",
         quick: false,
-        needs: Needs { more_members: 0, lease_ttl: Some(4), more_hosts: 0 },
+        needs: Needs { lease_ttl: Some(4), ..Needs::NOTHING },
         promise: |_| Some(Promise::heals("5 s after waking it has its lease back, and it flows", 5.0)),
         run: |scene| {
             let key = scene.victim().subnet_env()?.key();
@@ -95,9 +95,9 @@ pub(super) const FAULTS: &[Fault] = &[
     },
     Fault {
         name: "join-storm",
-        what: "twenty more hosts join at the same moment",
+        what: "fifty more hosts join at the same moment",
         quick: false,
-        needs: Needs { more_members: 0, lease_ttl: None, more_hosts: 20 },
+        needs: Needs { more_hosts: 50, ..Needs::NOTHING },
         promise: |_| Some(Promise::NOTHING),
         run: |scene| {
             let late: Vec<_> = scene.world.nodes()[4..].iter().collect();
@@ -120,7 +120,7 @@ pub(super) const FAULTS: &[Fault] = &[
         name: "config-broken",
         what: "flannel's config in etcd overwritten with nonsense for 2 s",
         quick: false,
-        needs: Needs { more_members: 0, lease_ttl: None, more_hosts: 0 },
+        needs: Needs::NOTHING,
         promise: |_| Some(Promise { says: "running hosts go on: nothing is lost", ..Promise::NOTHING }),
         run: |scene| {
             scene.cause();
@@ -154,5 +154,5 @@ pub(super) fn back(scene: &Scene<'_>, key: &str) -> Result<()> {
 
 /// A promise about the share lost while the cause lasts.
 pub(super) const fn share(says: &'static str, percent: f64) -> Promise {
-    Promise { says, victim: Limit::Share(percent), bystander: Limit::Nothing }
+    Promise { says, victim: Limit::Share(percent), ..Promise::NOTHING }
 }

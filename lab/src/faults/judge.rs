@@ -28,7 +28,7 @@ pub fn judge(promise: &Promise, measured: &Measured) -> Vec<String> {
     if promise.bystander == Limit::Nothing && measured.bystander_lost > 0 {
         broken.push(format!("{} pings lost between hosts that were not hit", measured.bystander_lost));
     }
-    if let Some(why) = &measured.tcp_broken {
+    if let Some(why) = measured.tcp_broken.as_ref().filter(|_| promise.connections) {
         broken.push(format!("the TCP connection broke: {why}"));
     }
     broken

@@ -11,6 +11,7 @@ use std::process::Command;
 use std::sync::{PoisonError, RwLock};
 use std::thread::{self, JoinHandle};
 
+use rustix::mount::mount_bind;
 use rustix::process::{Pid, Signal, kill_process};
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
@@ -63,6 +64,17 @@ impl Namespace {
         let path = Path::new(DIRECTORY).join(name);
         let file = File::open(&path).context(|| path.display().to_string())?;
         Ok(Self { name: name.to_owned(), file, ours: false })
+    }
+
+    /// Gives a namespace of another's making, a container's, a name of ours: `fllab-<pid>-<lab>-<role>`. It goes with
+    /// what is inside, as one of ours.
+    pub(super) fn adopt(lab: usize, role: &str, file: File) -> Result<Self> {
+        let name = format!("{}{role}", prefix(lab));
+        let path = Path::new(DIRECTORY).join(&name);
+        std::fs::write(&path, "").context(|| path.display().to_string())?;
+        let adopted = Self { name, file, ours: true };
+        adopted.run(|_| mount_bind("/proc/thread-self/ns/net", &path))?.context(|| path.display().to_string())?;
+        Ok(adopted)
     }
 
     /// The name `ip netns` knows it by.

@@ -3,10 +3,9 @@
 use std::net::{IpAddr, SocketAddr};
 use std::thread;
 
-use super::node::PUBLISHED;
 use super::{Node, World};
 use crate::matrix::{Cell, Kind, Path, Phase, Place, by_asker, cells, plan};
-use crate::measure::{Answer, Ask, PORT, ask_all};
+use crate::measure::{Answer, Ask, PORT, PUBLISHED, ask_all};
 use crate::netns::namespace::join;
 use crate::netns::{Context, Error, Namespace, Result, SubnetEnv};
 
