@@ -187,6 +187,11 @@ async fn try_all(args: &Args, lab: &Lab, topology: &Topology, progress: &Progres
             progress.say(format_args!("  {error}"));
         }
         let matrix = trial.run(&lab.backend, begin, progress).await?;
+        if !matrix.wrong().is_empty()
+            && let Err(error) = progress.during("what failed once more", trial.capture_failed(&matrix)).await
+        {
+            progress.say(format_args!("  no capture of what failed: {error}"));
+        }
         show(&matrix, topology, args)?;
         Ok::<_, Error>(matrix.paths())
     };
@@ -198,7 +203,7 @@ async fn try_all(args: &Args, lab: &Lab, topology: &Topology, progress: &Progres
         }
         Err(error) => {
             let logs = match write_diagnosis(lab).await {
-                Ok(directory) => format!("logs and state of each host: {}", directory.display()),
+                Ok(directory) => format!("logs, captures and state of each host: {}", directory.display()),
                 Err(second) => format!("no diagnosis could be written: {second}"),
             };
             Err(Error::State(format!("{error}\n{logs}")))

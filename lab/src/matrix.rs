@@ -206,6 +206,16 @@ impl Matrix {
             .collect()
     }
 
+    /// The paths on which something is wrong, with those checks alone.
+    #[must_use]
+    pub fn failed(&self) -> Vec<Path> {
+        let mut failed: BTreeMap<(usize, usize), Vec<Check>> = BTreeMap::new();
+        for cell in self.cells.iter().filter(|cell| cell.wrong.is_some()) {
+            failed.entry((cell.from, cell.to)).or_default().push(cell.check);
+        }
+        failed.into_iter().map(|((from, to), checks)| Path { from, to, checks }).collect()
+    }
+
     /// A check in words.
     #[must_use]
     pub fn describe(&self, cell: &Cell) -> String {

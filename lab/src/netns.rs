@@ -21,6 +21,7 @@
 //! Not isolated: the kernel's module list, `/run/xtables.lock` and the cores all labs share.
 
 mod cgroups;
+mod clock;
 mod command;
 mod diagnose;
 mod docker;

@@ -138,7 +138,7 @@ pub(super) fn matrix_again(args: &Args) -> Result<()> {
         Err(error) => {
             let directory = absolute(&Path::new("target/diagnosis").join(&args.name))?;
             let written = keep::ask(&args.name, &format!("diagnose {}", directory.display()))?;
-            Err(Error::State(format!("{error}\nlogs and state of each host: {written}")))
+            Err(Error::State(format!("{error}\nlogs, captures and state of each host: {written}")))
         }
     }
 }
@@ -174,7 +174,7 @@ pub(super) async fn matrix_alone(args: &Args, progress: &Progress) -> Result<()>
         let matrix = made.map_err(Error::from).and_then(|()| keep::try_all(&world, begin));
         if !matrix.as_ref().is_ok_and(|matrix| matrix.wrong().is_empty()) {
             world.write_diagnosis(&evidence)?;
-            eprintln!("logs and state of each host: {}", evidence.display());
+            eprintln!("logs, captures and state of each host: {}", evidence.display());
         }
         matrix
     });

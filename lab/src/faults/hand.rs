@@ -4,8 +4,8 @@ use super::{Fault, Needs, Promise, Scene};
 use crate::netns::{Context, Error, Result};
 
 
-/// flanneld looks after each loss the kernel tells it, and every 10 s all the same.
-const MENDED: Promise = Promise::heals("put back, flows within 15 s", 15.0);
+/// flanneld looks after each loss the kernel tells it.
+const MENDED: Promise = Promise::heals("put back at once, flows within 3 s", 3.0);
 
 fn mended(_: &str) -> Option<Promise> {
     Some(MENDED)
@@ -74,7 +74,7 @@ pub(super) const FAULTS: &[Fault] = &[
         what: "flannel's device deleted by hand",
         quick: true,
         needs: Needs::NOTHING,
-        promise: |backend| (backend != "host-gw").then_some(Promise::heals("made anew, flows within 15 s", 15.0)),
+        promise: |backend| (backend != "host-gw").then_some(Promise::heals("made anew at once, flows within 3 s", 3.0)),
         run: |scene| {
             let device = if scene.world.topology().backend() == "udp" { "flannel0" } else { "flannel.1" };
             scene.cause();
@@ -86,7 +86,8 @@ pub(super) const FAULTS: &[Fault] = &[
         what: "iptables' FORWARD policy DROP, then all rules flushed by hand",
         quick: true,
         needs: Needs::NOTHING,
-        promise: |_| Some(Promise::heals("set again, flows within 15 s", 15.0)),
+        // Nothing tells of a rule's end: they are compared every 5 s (-iptables-resync).
+        promise: |_| Some(Promise::heals("set again, flows within 7 s", 7.0)),
         run: |scene| {
             policy_drop(scene)?;
             scene.flows_on()?;

@@ -1,10 +1,16 @@
 //! What befalls the daemon of a host.
 
+use std::time::Duration;
+
 use super::{Fault, Limit, Needs, Promise, Scene};
 use crate::netns::{Context, Error, Result, SOON, Signal, eventually, holds};
 
 /// The backend whose daemon carries the packets itself.
 const USERSPACE: &str = "udp";
+/// More than a lease lives.
+const JUMP: Duration = Duration::from_secs(25 * 3600);
+/// Timers stand still while a host sleeps: the daemon reads the boot clock every minute.
+const RENEWED: Duration = Duration::from_secs(70);
 
 /// Nothing is lost where the kernel carries the packets; where the daemon does, they wait for it.
 fn kernel_goes_on(backend: &str) -> Option<Promise> {
@@ -76,8 +82,32 @@ pub(super) const FAULTS: &[Fault] = &[
         },
     },
     Fault {
+        name: "clock-jump",
+        what: "the boot clock that a host's flanneld sees jumps 25 h ahead, as after sleep: past the end of its lease",
+        quick: false,
+        needs: Needs::NOTHING,
+        // Only a process of one thread can be moved to another clock; udp's daemon has some that carry packets.
+        promise: |backend| {
+            let promise = Promise { says: "nothing is lost; it renews its lease within 70 s", ..Promise::NOTHING };
+            (backend != USERSPACE).then_some(promise)
+        },
+        run: |scene| {
+            let key = scene.victim().subnet_env()?.key();
+            let lease = || scene.world.etcd().get(&key)?.context(|| format!("{key} is gone"));
+            let before = lease()?;
+            let log = scene.world.directory().join("clock.log");
+            scene.cause();
+            scene.victim().daemon()?.process().jump_boot_clock(JUMP, &log)?;
+            eventually("the lease is renewed", RENEWED, || {
+                if lease()?.mod_revision > before.mod_revision { Ok(()) } else { Err(Error::new("not yet")) }
+            })?;
+            let after = lease()?;
+            if after.value == before.value { Ok(()) } else { Err(Error::new(format!("changed: {after:?}"))) }
+        },
+    },
+    Fault {
         name: "suspend",
-        what: "a host's flanneld stands still for longer than its lease, as when the clock jumps or the host sleeps",
+        what: "a host's flanneld stands still (SIGSTOP) for longer than its lease lives (4 s here)",
         quick: false,
         needs: Needs { lease_ttl: Some(4), ..Needs::NOTHING },
         promise: |_| Some(Promise::heals("5 s after waking it has its lease back, and it flows", 5.0)),
@@ -127,7 +157,7 @@ pub(super) const FAULTS: &[Fault] = &[
             scene.world.etcd().put("/coreos.com/network/config", "{")?;
             scene.try_new_host()?;
             scene.try_new_container()?;
-            holds("the daemon runs on", std::time::Duration::from_secs(2), || {
+            holds("the daemon runs on", Duration::from_secs(2), || {
                 let ended = scene.victim().daemon()?.process().exited()?;
                 ended.map_or(Ok(()), |status| Err(Error::new(format!("it ended: {status}"))))
             })?;

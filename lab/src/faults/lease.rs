@@ -13,7 +13,7 @@ pub(super) const FAULTS: &[Fault] = &[
         what: "a host's lease deleted from etcd by hand",
         quick: false,
         needs: Needs::NOTHING,
-        promise: |_| Some(Promise::heals("put back, flows within 5 s", 5.0)),
+        promise: |_| Some(Promise::heals("put back at once, flows within 2 s", 2.0)),
         run: |scene| {
             let key = scene.victim().subnet_env()?.key();
             let before = scene.world.etcd().get(&key)?;
@@ -60,7 +60,7 @@ pub(super) const FAULTS: &[Fault] = &[
         quick: false,
         needs: Needs::NOTHING,
         promise: |_| {
-            Some(Promise::heals("told by name; flows 70 s after the second one's end", 70.0))
+            Some(Promise::heals("told by name; flows 15 s after the second one's end", 15.0))
         },
         run: |scene| {
             let network = &scene.world.topology().network[0].name;

@@ -2,7 +2,7 @@
 
 use super::host::share;
 use super::{Fault, Needs, Promise};
-use crate::netns::{Context, limit};
+use crate::netns::{Context, Error, SOON, eventually, limit};
 
 
 pub(super) const FAULTS: &[Fault] = &[
@@ -11,7 +11,7 @@ pub(super) const FAULTS: &[Fault] = &[
         what: "a host's cable pulled for 3 s, its end keeps carrier",
         quick: true,
         needs: Needs::NOTHING,
-        promise: |_| Some(Promise::heals("flows 5 s after the cable is back; the others lose nothing", 5.0)),
+        promise: |_| Some(Promise::heals("flows 3 s after the cable is back; the others lose nothing", 3.0)),
         run: |scene| {
             scene.cause();
             scene.world.cable(scene.victim().name(), false)?;
@@ -26,7 +26,7 @@ pub(super) const FAULTS: &[Fault] = &[
         what: "a host's interface down and up again: the kernel forgets its routes",
         quick: true,
         needs: Needs::NOTHING,
-        promise: |_| Some(Promise::heals("flows 5 s after the link is up", 5.0)),
+        promise: |_| Some(Promise::heals("flows 3 s after the link is up", 3.0)),
         run: |scene| {
             scene.cause();
             scene.victim().ip("link set eth0 down")?;
@@ -77,14 +77,19 @@ pub(super) const FAULTS: &[Fault] = &[
         what: "a host's interface sends 4 Mbit/s at most for 2 s (tbf)",
         quick: false,
         needs: Needs::NOTHING,
-        promise: |_| Some(share("nothing is lost but what stands in the queue when it goes (at most 5 %)", 5.0)),
+        promise: |_| Some(Promise { says: "packets wait, nothing is lost", ..Promise::NOTHING }),
         run: |scene| {
             scene.cause();
             limit(scene.victim(), "eth0", "4mbit")?;
             scene.last(2.0)?;
-            scene.victim().exec("tc qdisc del dev eth0 root")?;
             scene.cured();
-            Ok(())
+            // A link that is fast again sends what has waited; a queue taken away would throw it away.
+            limit(scene.victim(), "eth0", "10gbit")?;
+            eventually("the queue is empty", SOON, || {
+                let state = scene.victim().exec("tc -s qdisc show dev eth0")?;
+                if state.contains("backlog 0b") { Ok(()) } else { Err(Error::new(state)) }
+            })?;
+            scene.victim().exec("tc qdisc del dev eth0 root").map(drop)
         },
     },
 ];

@@ -227,7 +227,7 @@ fn cgroup_of(host: &Host) -> String {
     format!("{}{}", super::namespace::prefix(host.lab()), host.name())
 }
 
-fn only_child(parent: u32) -> Result<Pid> {
+pub(super) fn only_child(parent: u32) -> Result<Pid> {
     let path = format!("/proc/{parent}/task/{parent}/children");
     let children = fs::read_to_string(&path).context(|| path.clone())?;
     children.trim().parse().ok().and_then(Pid::from_raw).context(|| format!("{path}: {children:?}"))

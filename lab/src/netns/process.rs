@@ -72,6 +72,12 @@ impl Process {
         kill_process(self.running.pid, signal).context(|| format!("{}: {signal:?}", self.running.name))
     }
 
+    /// Runs `body`, which stops and looks into the process; nobody else waits for it meanwhile.
+    pub(super) fn traced<T>(&self, body: impl FnOnce(u32) -> Result<T>) -> Result<T> {
+        let _child = self.running.child();
+        body(self.pid())
+    }
+
     /// Waits for its end.
     pub fn exit_within(&self, deadline: Duration) -> Result<ExitStatus> {
         eventually(&format!("end of {}", self.running.name), deadline, || {

@@ -15,6 +15,11 @@ use crate::progress::Progress;
 use crate::topology::Topology;
 use crate::{Error, Result};
 
+/// Captures packets' heads on a host until it is killed; returns when it has begun.
+const CAPTURE: &str = "rm -f /var/log/lab/capture.*; \
+    tcpdump -i any -n -q -s 160 -U -w /var/log/lab/capture.pcap 2> /var/log/lab/capture.log & \
+    timeout 10 sh -c 'until grep -q \"listening on\" /var/log/lab/capture.log; do sleep 0.05; done'";
+
 /// Workloads, one on each host, with the places that paths lead between.
 #[derive(Debug)]
 pub struct Trial<'a> {
@@ -73,6 +78,19 @@ impl<'a> Trial<'a> {
             places: self.places.clone(),
             cells,
         }
+    }
+
+    /// Tries what failed once more while each host captures its packets, for [`crate::diagnose::write`].
+    pub async fn capture_failed(&self, matrix: &Matrix) -> Result<()> {
+        let hosts = || self.workloads.iter().map(|workload| &workload.host);
+        let begun = future::join_all(hosts().map(|host| host.run(&["sh", "-c", CAPTURE]))).await;
+        begun.into_iter().collect::<Result<Vec<_>>>()?;
+        let paths = matrix.failed();
+        for phase in [Phase::Quiet, Phase::Transfers, Phase::Throughput] {
+            self.ask_at_once(&paths, phase).await?;
+        }
+        future::join_all(hosts().map(|host| host.run(&["pkill", "-x", "tcpdump"]))).await;
+        Ok(())
     }
 
     /// So many bytes from each workload to each other one by TCP, one after the other, with checksums.

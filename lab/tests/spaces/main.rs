@@ -112,6 +112,21 @@ fn a_cut_path_a_small_mtu_and_a_lost_server_are_seen() {
     assert!(!seen.contains(&"Tcp c1 c2".to_owned()), "{seen:#?}");
 }
 
+/// Any implementation can stand in any place: here a copy under another name.
+#[test]
+fn a_host_runs_the_program_that_the_topology_names() {
+    let directory = tempfile::tempdir().unwrap();
+    let other = directory.path().join("another-flanneld");
+    std::fs::copy(flanneld(), &other).unwrap();
+    let mut topology = Topology::load("three-hosts").unwrap();
+    topology.host[1].flanneld = Some(other.clone());
+    let world = world(&topology).unwrap();
+    for (node, wanted) in world.nodes().iter().zip([flanneld(), other, flanneld()]) {
+        let program = format!("/proc/{}/exe", node.daemon().unwrap().process().pid());
+        assert_eq!(std::fs::read_link(program).unwrap(), wanted.canonicalize().unwrap(), "{}", node.name());
+    }
+}
+
 #[test]
 fn two_labs_at_once_do_not_meet() {
     std::thread::scope(|scope| {
