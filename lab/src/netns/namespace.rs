@@ -8,7 +8,7 @@ use std::marker::PhantomData;
 use std::os::fd::AsFd as _;
 use std::path::Path;
 use std::process::Command;
-use std::sync::{PoisonError, RwLock};
+use std::sync::{PoisonError, RwLock, RwLockReadGuard};
 use std::thread::{self, JoinHandle};
 
 use rustix::mount::mount_bind;
@@ -43,10 +43,7 @@ pub struct Namespace {
 impl Namespace {
     /// Makes `fllab-<pid>-<lab>-<role>` with the loopback interface up.
     pub fn create(lab: usize, role: &str) -> Result<Self> {
-        let open = OPEN.read().unwrap_or_else(PoisonError::into_inner);
-        if !*open {
-            return Err(Error::new("interrupted"));
-        }
+        let open = still_open()?;
         let name = format!("{}{role}", prefix(lab));
         output(Command::new("ip").args(["netns", "add", &name]))?;
         let path = Path::new(DIRECTORY).join(&name);
@@ -69,6 +66,7 @@ impl Namespace {
     /// Gives a namespace of another's making, a container's, a name of ours: `fllab-<pid>-<lab>-<role>`. It goes with
     /// what is inside, as one of ours.
     pub(super) fn adopt(lab: usize, role: &str, file: File) -> Result<Self> {
+        let _open = still_open()?;
         let name = format!("{}{role}", prefix(lab));
         let path = Path::new(DIRECTORY).join(&name);
         std::fs::write(&path, "").context(|| path.display().to_string())?;
@@ -136,6 +134,12 @@ impl Namespace {
         let path = Path::new("/proc/sys").join(name);
         self.run(|_| std::fs::write(&path, value))?.context(|| format!("{} = {value}", path.display()))
     }
+}
+
+/// Held while a namespace is made, so that an interruption waits until it can be seen.
+fn still_open() -> Result<RwLockReadGuard<'static, bool>> {
+    let open = OPEN.read().unwrap_or_else(PoisonError::into_inner);
+    if *open { Ok(open) } else { Err(Error::new("interrupted")) }
 }
 
 impl Drop for Namespace {

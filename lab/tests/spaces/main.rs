@@ -7,7 +7,7 @@ mod report;
 
 use std::path::{Path, PathBuf};
 
-use flannel_lab::netns::{Node, Result, World};
+use flannel_lab::netns::{Error, Node, Result, World};
 use flannel_lab::topology::Topology;
 
 /// The daemon of the same build.
@@ -15,13 +15,16 @@ fn flanneld() -> PathBuf {
     Path::new(env!("CARGO_BIN_EXE_flannel-lab")).with_file_name("flanneld")
 }
 
-/// A lab with everything in it.
+/// A lab with everything in it; one that does not come up leaves the state of every host, and says where.
 fn world(topology: &Topology) -> Result<World> {
     let world = World::build(topology, &flanneld())?;
     let nodes: Vec<&Node> = world.nodes().iter().collect();
-    world.start(&nodes)?;
-    world.populate(&nodes)?;
-    world.settle(&nodes)?;
+    let made = world.start(&nodes).and_then(|()| world.populate(&nodes)).and_then(|()| world.settle(&nodes));
+    if let Err(error) = made {
+        let directory = diagnoses().join(format!("lab-{}-{}", topology.name, topology.backend()));
+        world.write_diagnosis(&directory)?;
+        return Err(Error::new(format!("{error}\nlogs and state of every host: {}", directory.display())));
+    }
     Ok(world)
 }
 
