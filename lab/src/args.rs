@@ -40,7 +40,7 @@ flannel-lab: hosts with flannel between them, on one machine; to see it, to try 
   --underlay   first three numbers of the hosts' addresses; a free one is found when not given (containers)
   --images     where ci/images put the image files (target/images)
   --flanneld   the daemon to try in namespaces (beside this program); --flannel-docker: the plugin of Docker's faults
-  --results    where results are kept for the report (target/lab)
+  --results    where results are kept for the report (target/found)
 ";
 
 /// What to do.
@@ -170,7 +170,7 @@ pub fn parse(words: impl IntoIterator<Item = String>) -> Result<Args> {
         jobs: 3,
         json: None,
         out: None,
-        results: PathBuf::from("target/lab"),
+        results: PathBuf::from("target/found"),
     };
     while let Some(word) = words.next() {
         if !word.starts_with('-') || (action == Action::Exec && !args.words.is_empty()) {

@@ -206,14 +206,14 @@ impl Matrix {
             .collect()
     }
 
-    /// The paths on which something is wrong, with those checks alone.
+    /// The paths on which something is wrong, each with the first check that failed.
     #[must_use]
     pub fn failed(&self) -> Vec<Path> {
-        let mut failed: BTreeMap<(usize, usize), Vec<Check>> = BTreeMap::new();
+        let mut failed: BTreeMap<(usize, usize), Check> = BTreeMap::new();
         for cell in self.cells.iter().filter(|cell| cell.wrong.is_some()) {
-            failed.entry((cell.from, cell.to)).or_default().push(cell.check);
+            failed.entry((cell.from, cell.to)).or_insert(cell.check);
         }
-        failed.into_iter().map(|((from, to), checks)| Path { from, to, checks }).collect()
+        failed.into_iter().map(|((from, to), check)| Path { from, to, checks: vec![check] }).collect()
     }
 
     /// A check in words.

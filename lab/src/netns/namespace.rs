@@ -136,8 +136,8 @@ impl Namespace {
     }
 }
 
-/// Held while a namespace is made, so that an interruption waits until it can be seen.
-fn still_open() -> Result<RwLockReadGuard<'static, bool>> {
+/// Held while a namespace is made or a program started, so that an interruption waits until it can be seen.
+pub(super) fn still_open() -> Result<RwLockReadGuard<'static, bool>> {
     let open = OPEN.read().unwrap_or_else(PoisonError::into_inner);
     if *open { Ok(open) } else { Err(Error::new("interrupted")) }
 }
@@ -182,12 +182,25 @@ pub(super) fn prefix(lab: usize) -> String {
     format!("{PREFIX}{}-{lab}-", std::process::id())
 }
 
-/// For a program that was interrupted: no namespace can be made any more, and all that this process made goes, with the
-/// programs inside.
+/// For a program that was interrupted: no namespace can be made and no program started any more, and all that this
+/// process made goes, with the programs inside.
 pub fn abandon() {
     *OPEN.write().unwrap_or_else(PoisonError::into_inner) = false;
+    // One just started may still be on its way into its namespace.
+    for pid in children() {
+        drop(kill_process(pid, Signal::KILL));
+    }
     let own = format!("{PREFIX}{}-", std::process::id());
     sweep_where(|name| name.starts_with(&own));
+}
+
+/// The processes that this one has started.
+fn children() -> Vec<Pid> {
+    let threads = std::fs::read_dir("/proc/self/task").into_iter().flatten().flatten();
+    let lists = threads.filter_map(|thread| std::fs::read_to_string(thread.path().join("children")).ok());
+    lists.flat_map(|list| list.split_whitespace().filter_map(|pid| pid.parse().ok()).collect::<Vec<_>>())
+        .filter_map(Pid::from_raw)
+        .collect()
 }
 
 /// Removes what processes that were killed could not remove themselves: namespaces with the programs in them, cgroups,

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use rustix::process::{Pid, Signal, kill_process};
 
+use super::namespace::still_open;
 use super::{Context, Error, Result, eventually};
 
 /// A running program. Clones are the same program; it is killed when the last one goes.
@@ -41,6 +42,7 @@ impl Process {
     }
 
     fn spawn(name: &str, command: &mut Command, log: &Path) -> Result<Self> {
+        let _open = still_open()?;
         let child = command.stdin(Stdio::null()).spawn().context(|| format!("starting {name}: {command:?}"))?;
         let pid = Pid::from_child(&child);
         let running = Running { name: name.to_owned(), pid, log: log.to_owned(), child: Mutex::new(child) };
