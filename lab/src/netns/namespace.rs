@@ -167,14 +167,18 @@ pub(super) fn join<T>(ended: thread::Result<T>) -> T {
 fn remove(name: &str) -> Result<()> {
     let pids = output(Command::new("ip").args(["netns", "pids", name]))?;
     for pid in pids.split_whitespace().filter_map(|p| p.parse().ok()).filter_map(Pid::from_raw) {
-        // One that ended meanwhile is what we want.
-        if let Err(e) = kill_process(pid, Signal::KILL)
-            && e != rustix::io::Errno::SRCH
-        {
-            eprintln!("{name}: process {}: {e}", pid.as_raw_pid());
-        }
+        kill(pid);
     }
     output(Command::new("ip").args(["netns", "del", name])).map(drop)
+}
+
+fn kill(pid: Pid) {
+    // One that ended meanwhile is what we want.
+    if let Err(e) = kill_process(pid, Signal::KILL)
+        && e != rustix::io::Errno::SRCH
+    {
+        eprintln!("process {}: {e}", pid.as_raw_pid());
+    }
 }
 
 /// The start of the name of everything lab `lab` of this process makes.
@@ -187,9 +191,7 @@ pub(super) fn prefix(lab: usize) -> String {
 pub fn abandon() {
     *OPEN.write().unwrap_or_else(PoisonError::into_inner) = false;
     // One just started may still be on its way into its namespace.
-    for pid in children() {
-        drop(kill_process(pid, Signal::KILL));
-    }
+    children().into_iter().for_each(kill);
     let own = format!("{PREFIX}{}-", std::process::id());
     sweep_where(|name| name.starts_with(&own));
 }
