@@ -126,7 +126,8 @@ impl<'a, S: SubnetStore> SubnetManager<'a, S> {
         }
         let (leases, _) = self.store.list().await?;
         let Some(own) = leases.iter().find(|lease| lease.key == key) else { return Ok(false) };
-        let shares = |other: &SubnetKey| key.nets().any(|net| other.nets().any(|o| o.contains(&net) || net.contains(&o)));
+        let shares =
+            |other: &SubnetKey| key.nets().any(|net| other.nets().any(|o| o.contains(&net) || net.contains(&o)));
         let Some(other) = leases.iter().find(|l| l.key != key && l.revision < own.revision && shares(&l.key)) else {
             return Ok(false);
         };

@@ -9,9 +9,9 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use crate::args::{Args, Runner};
+use crate::host::LabHost;
 use crate::matrix::Matrix;
 use crate::measure::{Ask, Server, ask_all};
-use crate::host::LabHost;
 use crate::progress::{Progress, print};
 use crate::topology::Topology;
 use crate::workload::{Trial, Workload};

@@ -114,7 +114,13 @@ impl Engine {
         let command = format!("docker cp {container}:{from} {}", to.display());
         let failed = |reason: String| Error::Program { command: command.clone(), reason };
         let mut copy = tokio::process::Command::new("docker");
-        let output = copy.arg("cp").arg(format!("{container}:{from}")).arg(to).output().await.map_err(|error| failed(error.to_string()))?;
+        let output = copy
+            .arg("cp")
+            .arg(format!("{container}:{from}"))
+            .arg(to)
+            .output()
+            .await
+            .map_err(|error| failed(error.to_string()))?;
         if output.status.success() {
             return Ok(());
         }

@@ -81,7 +81,7 @@ pub struct Matrix {
     pub backend: String,
     /// `namespaces` or `containers`.
     pub runner: String,
-    /// From nothing to here, in seconds.
+    /// How long it took, in seconds: in namespaces from nothing, else from the first path to the last.
     pub seconds: f64,
     /// The ends.
     pub places: Vec<Place>,
@@ -175,7 +175,13 @@ pub fn by_asker(places: &[Place], paths: &[Path], phase: Phase) -> BTreeMap<Stri
         }
         let (from, to) = (&places[path.from], &places[path.to]);
         // Packets of the sender's own MTU are what it can send.
-        asks.entry(from.name.clone()).or_default().push(Ask { id, target: to.address, mtu: from.mtu, bytes: TCP_BYTES, checks });
+        asks.entry(from.name.clone()).or_default().push(Ask {
+            id,
+            target: to.address,
+            mtu: from.mtu,
+            bytes: TCP_BYTES,
+            checks,
+        });
     }
     asks
 }

@@ -69,7 +69,11 @@ pub fn page(results: &Results) -> String {
                     @for (matrix, topology) in results.matrices.iter().zip(&results.topologies) {
                         section {
                             h2 { (matrix.topology) ", " (matrix.backend) }
-                            p { (topology.about) ". " (matrix.runner) ", " (format!("{:.1}", matrix.seconds)) " s from nothing to the last path." }
+                            p {
+                                (topology.about) ". " (matrix.runner) ", " (format!("{:.1}", matrix.seconds)) " s "
+                                // Docker hosts were there before.
+                                @if matrix.runner == "namespaces" { "from nothing to the last path." } @else { "for all paths." }
+                            }
                             (topology::drawing(topology))
                             (matrix::heat_map(matrix))
                         }

@@ -16,7 +16,9 @@ pub(super) const FAULTS: &[Fault] = &[
         what: "flannel-docker killed by SIGKILL, back after 2 s",
         quick: false,
         needs: Needs { docker: Some(&["--live-restore"]), ..Needs::NOTHING },
-        promise: |_| Some(Promise { says: "nothing is lost; a new container waits for it, and works", ..Promise::NOTHING }),
+        promise: |_| {
+            Some(Promise { says: "nothing is lost; a new container waits for it, and works", ..Promise::NOTHING })
+        },
         run: |scene| {
             let docker = scene.victim().docker()?;
             scene.cause();
@@ -34,7 +36,9 @@ pub(super) const FAULTS: &[Fault] = &[
         what: "dockerd and its containerd killed by SIGKILL, back after 2 s, with live-restore",
         quick: false,
         needs: Needs { docker: Some(&["--live-restore"]), ..Needs::NOTHING },
-        promise: |_| Some(Promise { says: "nothing is lost; new containers work after its return", ..Promise::NOTHING }),
+        promise: |_| {
+            Some(Promise { says: "nothing is lost; new containers work after its return", ..Promise::NOTHING })
+        },
         run: |scene| {
             let docker = scene.victim().docker()?;
             let before = docker.started(FIRST)?;

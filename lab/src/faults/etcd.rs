@@ -3,7 +3,6 @@
 use super::{Fault, Needs, Promise, Scene};
 use crate::netns::{Context, Error, Result, SOON, Signal, eventually};
 
-
 /// Every host goes on with what it knows.
 fn nothing(_: &str) -> Option<Promise> {
     Some(Promise::NOTHING)
@@ -84,7 +83,10 @@ pub(super) const FAULTS: &[Fault] = &[
         quick: false,
         needs: Needs::NOTHING,
         promise: |_| {
-            Some(Promise { says: "nothing is lost; every host puts its old subnet into etcd again", ..Promise::NOTHING })
+            Some(Promise {
+                says: "nothing is lost; every host puts its old subnet into etcd again",
+                ..Promise::NOTHING
+            })
         },
         run: |scene| {
             let etcd = scene.world.etcd();

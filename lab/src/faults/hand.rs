@@ -3,7 +3,6 @@
 use super::{Fault, Needs, Promise, Scene};
 use crate::netns::{Context, Error, Result};
 
-
 /// flanneld looks after each loss the kernel tells it.
 const MENDED: Promise = Promise::heals("put back at once, flows within 3 s", 3.0);
 

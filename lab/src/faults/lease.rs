@@ -59,9 +59,7 @@ pub(super) const FAULTS: &[Fault] = &[
         what: "a second host joins with a host's public address for 3 s",
         quick: false,
         needs: Needs::NOTHING,
-        promise: |_| {
-            Some(Promise::heals("told by name; flows 15 s after the second one's end", 15.0))
-        },
+        promise: |_| Some(Promise::heals("told by name; flows 15 s after the second one's end", 15.0)),
         run: |scene| {
             let network = &scene.world.topology().network[0].name;
             let public = format!("-public-ip={}", scene.victim().address());

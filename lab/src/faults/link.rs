@@ -4,7 +4,6 @@ use super::host::share;
 use super::{Fault, Needs, Promise};
 use crate::netns::{Context, Error, SOON, eventually, limit};
 
-
 pub(super) const FAULTS: &[Fault] = &[
     Fault {
         name: "host-cut",

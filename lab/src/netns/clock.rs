@@ -17,7 +17,15 @@ impl Process {
     /// Lets its boot clock jump ahead. It must have one thread only.
     pub fn jump_boot_clock(&self, ahead: Duration, log: &std::path::Path) -> Result<()> {
         let mut command = Command::new("unshare");
-        command.args(["--time", "--boottime", &ahead.as_secs().to_string(), "--fork", "--kill-child", "sleep", "infinity"]);
+        command.args([
+            "--time",
+            "--boottime",
+            &ahead.as_secs().to_string(),
+            "--fork",
+            "--kill-child",
+            "sleep",
+            "infinity",
+        ]);
         let holder = Self::start("the other boot clock", command, log)?;
         let inside = eventually("a process of the other boot clock", super::SOON, || only_child(holder.pid()))?;
         let namespace = format!("/proc/{}/ns/time", inside.as_raw_pid());
@@ -75,7 +83,8 @@ mod call {
         }
         let call = |number: c_long, arguments: [i64; 3]| -> Result<i64> {
             let [rdi, rsi, rdx] = arguments.map(i64::cast_unsigned);
-            let registers = user_regs_struct { rip: at, rax: number.cast_unsigned(), orig_rax: u64::MAX, rdi, rsi, rdx, ..*before };
+            let registers =
+                user_regs_struct { rip: at, rax: number.cast_unsigned(), orig_rax: u64::MAX, rdi, rsi, rdx, ..*before };
             ptrace::setregs(pid, registers).context(|| "registers".to_owned())?;
             ptrace::step(pid, None).context(|| "one step".to_owned())?;
             stopped(pid, Signal::SIGTRAP)?;

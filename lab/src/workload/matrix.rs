@@ -40,7 +40,9 @@ impl<'a> Trial<'a> {
     /// after a moment.
     pub async fn settle(&self, within: Duration) -> Result<()> {
         let mut paths = plan(&self.places, self.topology);
-        paths.retain(|path| path.checks.contains(&Check::Ping) && self.is_container(path.from) && self.is_container(path.to));
+        paths.retain(|path| {
+            path.checks.contains(&Check::Ping) && self.is_container(path.from) && self.is_container(path.to)
+        });
         paths.iter_mut().for_each(|path| path.checks = vec![Check::Ping]);
         eventually("all containers reach each other", within, async || {
             let answers = self.ask_at_once(&paths, Phase::Quiet).await?;
@@ -137,7 +139,8 @@ async fn places(workload: &Workload, topology: &Topology) -> Result<Vec<Place>> 
     let number = |text: &str| text.trim().parse::<u32>().map_err(|_| bad(text));
     let env = host.subnet_env().await?;
     let mtu = number(env.get("FLANNEL_MTU").map_or("", String::as_str))?;
-    let (own, own_mtu) = (address(&underlay_address(host).await?)?, host.run(&["cat", "/sys/class/net/eth0/mtu"]).await?);
+    let (own, own_mtu) =
+        (address(&underlay_address(host).await?)?, host.run(&["cat", "/sys/class/net/eth0/mtu"]).await?);
     let place = |kind, name: &str, network: &str, address: SocketAddr, mtu| Place {
         kind,
         name: name.to_owned(),
