@@ -17,6 +17,7 @@ use crate::driver::{Driver, Guards, Looked, Settings};
 use crate::engine::Engine;
 use crate::firewall::Guard;
 use crate::firewall::iptables::Iptables;
+use crate::gateway;
 use crate::lease::SubnetFile;
 use crate::links::Links as _;
 use crate::links::netlink::Netlink;
@@ -27,6 +28,7 @@ use crate::state::{self, State, Store};
 
 mod plugin;
 mod rules;
+mod table;
 
 /// The method of the plugin that puts right what can be.
 pub const REPAIR: &str = "FlannelDocker.Repair";
@@ -78,6 +80,19 @@ impl Repaired {
     }
 }
 
+impl Problem {
+    /// What differs in the packet filter.
+    fn of_rules(kind: &'static str, problem: String) -> Self {
+        let remedy = "the plugin writes them again every half minute, and at once with -fix".to_owned();
+        Self { kind, problem, remedy, fixable: true }
+    }
+
+    /// A packet filter that can't be looked at for want of a program.
+    fn unreadable(problem: String, program: &str) -> Self {
+        Self { kind: "rules-unreadable", problem, remedy: format!("install {program}, as root"), fixable: false }
+    }
+}
+
 impl From<&Difference> for Problem {
     fn from(difference: &Difference) -> Self {
         let (remedy, fixable) = match difference.remedy() {
@@ -117,9 +132,13 @@ pub async fn run(opts: &Opts) -> Result<Report, String> {
     if !opts.fix || report.problems.is_empty() {
         return Ok(report);
     }
+    let before = report.problems;
     let repaired = doctor.fix(opts).await?;
     report = doctor.examine().await?;
-    report.fixed = repaired.done;
+    // Rules are written anew whatever was off with them, so nobody tells what it was.
+    let gone = before.into_iter().filter(|p| p.fixable && !report.problems.contains(p)).map(|p| p.problem);
+    let fixed: BTreeSet<_> = repaired.done.into_iter().chain(gone).collect();
+    report.fixed = fixed.into_iter().collect();
     for reason in repaired.left {
         for problem in report.problems.iter_mut().filter(|p| reason.starts_with(&p.problem)) {
             reason.trim_start_matches(&problem.problem).trim_start_matches(": ").clone_into(&mut problem.remedy);
@@ -199,6 +218,8 @@ impl<'a> Doctor<'a> {
         };
         problems.extend(compare(&view).iter().map(Problem::from));
         problems.extend(rules::compare(&crate::driver::rules(&state), &self.opts.chain()).await);
+        let nat = gateway::nat(&state, gateway::takes_localnet);
+        problems.extend(table::compare(&nat, &self.opts.table()).await);
         if !state.networks.is_empty() && !forwards() {
             problems.push(Problem {
                 kind: "no-forwarding",
