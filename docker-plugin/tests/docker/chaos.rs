@@ -213,8 +213,10 @@ fn obey_the_doctor(site: &Site) -> Result<usize> {
 
 /// Runs one `docker` command. It may fail, and what that leaves is looked at in the end.
 fn obey(site: &Site, line: &str) {
-    if let Err(e) = site.docker(line) {
-        println!("  {line}: {}", e.to_string().lines().last().unwrap_or_default());
+    match site.try_docker(line) {
+        Ok(said) if said.ok => {}
+        Ok(said) => println!("  {line}: {}", said.stderr.lines().next().unwrap_or_default()),
+        Err(e) => println!("  {line}: {e}"),
     }
 }
 
