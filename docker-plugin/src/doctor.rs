@@ -7,24 +7,20 @@
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
 use std::future::pending;
-use std::sync::Arc;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use tokio::time::timeout;
 
-use crate::driver::{Driver, Guards, Looked, Settings};
+use crate::driver::{Driver, Looked, open};
 use crate::engine::Engine;
-use crate::firewall::Guard;
-use crate::firewall::iptables::Iptables;
 use crate::gateway;
 use crate::lease::SubnetFile;
 use crate::links::Links as _;
 use crate::links::netlink::Netlink;
-use crate::nat::nft::Nft;
 use crate::opts::Opts;
 use crate::reconcile::{Difference, Remedy, View, compare};
-use crate::state::{self, State, Store};
+use crate::state::{self, State};
 
 mod plugin;
 mod rules;
@@ -158,7 +154,7 @@ struct Doctor<'a> {
 impl<'a> Doctor<'a> {
     fn new(opts: &'a Opts) -> Result<Self, String> {
         let name = opts.driver_name()?;
-        let links = open_links(opts)?;
+        let links = open::links(opts)?;
         Ok(Self { opts, name, engine: Engine::at(opts.docker_socket.clone()), links })
     }
 
@@ -237,21 +233,8 @@ impl<'a> Doctor<'a> {
         if plugin::answers(&self.opts.socket).await.is_ok() {
             return plugin::repair(&self.opts.socket).await;
         }
-        let store = Store::open(&opts.state_dir).map_err(|e| e.to_string())?;
-        let settings = Settings {
-            name: self.name.clone(),
-            subnet_file: SubnetFile(opts.subnet_file.clone()),
-            engine: self.engine.clone(),
-        };
-        let guards =
-            Guards { forward: Guard::start(Iptables::new(opts.chain())), nat: Guard::start(Nft::new(opts.table())) };
-        let driver = Arc::new(Driver::new(settings, store, open_links(opts)?, guards));
-        Ok(Repaired::of(&driver.repair_all().await))
+        Ok(Repaired::of(&Driver::open(opts)?.repair_all().await))
     }
-}
-
-fn open_links(opts: &Opts) -> Result<Netlink, String> {
-    Netlink::open(&opts.state_dir.display().to_string()).map_err(|e| format!("no netlink socket: {e}"))
 }
 
 fn forwards() -> bool {

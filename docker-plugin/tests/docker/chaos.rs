@@ -1,7 +1,7 @@
 //! Containers come and go while the plugin and Docker die at random. In the end nothing is off and nothing is left.
 //!
-//! `FLANNEL_CHAOS_ROUNDS` (100 for the full run), `FLANNEL_CHAOS_CONTAINERS` (200) and `FLANNEL_CHAOS_SEED` change what
-//! is done; the seed of each run is printed.
+//! `ci/test --chaos` is the full run: `FLANNEL_CHAOS_ROUNDS` (100), `FLANNEL_CHAOS_CONTAINERS` (200) and
+//! `FLANNEL_CHAOS_SEED` change what is done; the seed of each run is printed.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;

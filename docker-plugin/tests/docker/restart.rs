@@ -1,6 +1,7 @@
 //! Each row of the restart matrix in docs/docker.md: something dies under running containers, and comes back.
 
 use std::path::Path;
+use std::time::Duration;
 
 use flannel_lab::netns::{Error, Lab, Result, Signal, eventually};
 
@@ -207,6 +208,18 @@ fn host_rebooted() {
     });
 }
 
+// Docker waits 15 s for each network and for each container, gives up, and does not try again.
+#[test]
+fn dockerd_started_before_the_plugin() {
+    survives(&[], |site| {
+        site.end_docker(Signal::TERM)?;
+        site.end_plugin(Signal::KILL)?;
+        site.start_docker()?;
+        site.launch(&[])?;
+        site.docker("start c1 c2").map(drop)
+    });
+}
+
 // The plugin asks, and nobody answers; Docker's calls are answered all the same.
 #[test]
 fn docker_does_not_answer_questions() {
@@ -222,6 +235,9 @@ fn docker_does_not_answer_questions() {
         site.docker("rm -f c4")?;
         let taken = site.refused("network create -d flannel --ipam-driver flannel more")?;
         assert!(taken.contains("is taken"), "{taken}");
+        // It asks for 10 s; on an idle host a call takes some milliseconds.
+        let slowest = site.slowest_call();
+        assert!(slowest < Duration::from_secs(5), "a call took {slowest:?}: it has waited for Docker");
         site.end_plugin(Signal::TERM)?;
         site.launch(&[])
     });

@@ -175,6 +175,21 @@ impl Site {
         fs::read_to_string(self.machine().directory().join("plugin.log")).unwrap_or_default()
     }
 
+    /// How long its slowest call took.
+    pub(crate) fn slowest_call(&self) -> Duration {
+        let log = self.log();
+        let calls = log.lines().filter_map(|l| l.split_once(": done in ")).map(|(_, took)| {
+            let number = took.trim_end_matches(|c: char| !c.is_ascii_digit());
+            let unit = match &took[number.len()..] {
+                "s" => 1.0,
+                "ms" => 1e-3,
+                _ => 1e-6,
+            };
+            Duration::from_secs_f64(number.parse::<f64>().expect("a call's time") * unit)
+        });
+        calls.max().expect("a call in the log")
+    }
+
     /// Sends the plugin a signal and waits for its end.
     pub(crate) fn end_plugin(&self, signal: Signal) -> Result<ExitStatus> {
         let plugin = lock(&self.plugin).take().ok_or_else(|| Error::new("no plugin runs"))?;
