@@ -64,7 +64,7 @@ impl<L: Links> Driver<L> {
         let added = self.store.change(add, undo).await?;
         if added {
             self.ensure_network(id, &network).await?;
-            self.replug(id, &network).await?;
+            self.replug(id).await?;
             info!("network {} ({}): known again, from Docker", docker.name, short(id));
         }
         drop(held);

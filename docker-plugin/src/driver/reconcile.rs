@@ -270,7 +270,7 @@ impl<L: Links> Driver<L> {
                 let _held = self.bridges.lock().await;
                 let Some(known) = self.store.read(|s| s.networks.get(network).cloned()) else { return Ok(false) };
                 self.ensure_network(network, &known).await?;
-                self.replug(network, &known).await?;
+                self.replug(network).await?;
                 Ok(true)
             }
             Difference::DeviceLeft { device } => {
