@@ -24,8 +24,11 @@ use crate::opts::EtcdOptions;
 
 mod errors;
 
-/// How many leases are asked for at a time: some hundred KiB, far from the 4 MiB that an answer of etcd may have.
+/// How many leases are asked for at a time: some hundred KiB, unless their backends have much to say.
 const PAGE: i64 = 1000;
+/// How large an answer may be, in bytes; as large as etcd lets its own clients take. A page of leases with much data, or
+/// what a watch missed meanwhile, passes the library's 4 MiB, and the same question would have the same answer for ever.
+const LARGEST: usize = i32::MAX.unsigned_abs() as usize;
 /// How often a list is begun again because etcd forgot the moment of its first page.
 const LISTS: u32 = 3;
 /// How long a connection may take to come up, and how long an answer may.
@@ -105,6 +108,7 @@ impl EtcdStore {
     {
         let mut reasons = Vec::new();
         for _ in &self.endpoints {
+            METRICS.etcd_calls.inc();
             let attempt = async { operation(self.client().await?).await };
             let reason = match tokio::time::timeout(ANSWER, attempt).await {
                 Ok(Ok(value)) => return Ok(value),
@@ -178,9 +182,9 @@ impl EtcdStore {
                 let options = GetOptions::new().with_range(end.clone()).with_limit(PAGE);
                 moment.map_or(options.clone(), |moment| options.with_revision(moment))
             };
-            let ask = |mut client: Client| {
+            let ask = |client: Client| {
                 let (from, page) = (from.clone(), page());
-                async move { client.get(from, Some(page)).await }
+                async move { client.kv_client().max_decoding_message_size(LARGEST).get(from, Some(page)).await }
             };
             let response = self.call(ask).await?;
             let revision = *moment.get_or_insert(response.header().map_or(0, etcd_client::ResponseHeader::revision));
@@ -302,7 +306,11 @@ impl SubnetStore for EtcdStore {
 
     async fn watch(&self, after: Revision) -> Result<impl Stream<Item = Result<News, StoreError>> + Unpin, StoreError> {
         let options = || Some(WatchOptions::new().with_prefix().with_start_revision(after.0 + 1));
-        let watch = self.call(|mut c| async move { c.watch(self.subnets_key.as_str(), options()).await }).await?;
+        let ask = |client: Client| async move {
+            let mut client = client.watch_client().max_decoding_message_size(LARGEST);
+            client.watch(self.subnets_key.as_str(), options()).await
+        };
+        let watch = self.call(ask).await?;
         Ok(watch.flat_map(move |response| {
             stream::iter(match response {
                 // A store younger than what we know of it has lost its data: the history we follow is gone. It would
