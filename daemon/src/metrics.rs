@@ -58,6 +58,7 @@ pub struct Metrics {
     pub reach_requests: Counter,
     pub dump_requests: Counter,
     pub datagrams: Counter,
+    pub notifications_lost: Counter,
     pub etcd_calls: Counter,
     pub looks: Counter,
     pub device_repairs: Counter,
@@ -115,6 +116,7 @@ pub static METRICS: Metrics = Metrics {
     reach_requests: Counter::new(),
     dump_requests: Counter::new(),
     datagrams: Counter::new(),
+    notifications_lost: Counter::new(),
     etcd_calls: Counter::new(),
     looks: Counter::new(),
     device_repairs: Counter::new(),
@@ -170,6 +172,11 @@ impl Metrics {
         page.counter("flannel_kernel_requests", "Requests about entries to the kernel.", &requests);
         let datagrams = [("", &self.datagrams)];
         page.counter("flannel_kernel_datagrams", "Datagrams that brought the kernel these requests.", &datagrams);
+        page.counter(
+            "flannel_kernel_notifications_lost",
+            "Times the kernel told more than was read: all entries are compared.",
+            &[("", &self.notifications_lost)],
+        );
         page.counter("flannel_etcd_calls", "Calls of etcd; a watch is one.", &[("", &self.etcd_calls)]);
         page.counter("flannel_comparisons", "Comparisons of all entries with the kernel.", &[("", &self.looks)]);
         let repairs = [("what=\"device\"", &self.device_repairs), ("what=\"rules\"", &self.rule_repairs)];

@@ -228,9 +228,8 @@ impl<'a> Programme<'a> {
                 self.device_in_doubt |= scope.owned.contains(&index);
                 concerns(&index)
             }
-            Loss::Route(index) => concerns(&index),
-            Loss::Neighbour(index) => scope.owned.contains(&index),
-            Loss::Gone(entry) => self.reconciler.has(&entry),
+            Loss::Routes(index) => concerns(&index),
+            Loss::Gone(slot) => self.reconciler.has(&slot),
             Loss::Stands(entry) => self.reconciler.is_contradicted_by(&entry),
             Loss::Unknown => {
                 self.device_in_doubt = true;
