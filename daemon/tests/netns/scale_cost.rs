@@ -23,13 +23,17 @@ struct Work {
 
 impl Work {
     fn so_far(host: &Host) -> Result<Self> {
-        let tables = sample(host, r#"flannel_kernel_requests_total{what="table"}"#)?;
-        let reach = sample(host, r#"flannel_kernel_requests_total{what="reach"}"#)?;
-        Ok(Self {
-            requests: sample(host, r#"flannel_kernel_requests_total{what="entry"}"#)? + reach,
-            datagrams: sample(host, "flannel_kernel_datagrams_total")? - tables,
-            etcd_calls: sample(host, "flannel_etcd_calls_total")?,
-        })
+        let [entries, tables, datagrams, etcd_calls] = samples(
+            host,
+            [
+                r#"flannel_kernel_requests_total{what="entry"}"#,
+                r#"flannel_kernel_requests_total{what="table"}"#,
+                "flannel_kernel_datagrams_total",
+                "flannel_etcd_calls_total",
+            ],
+        )?;
+        // A table is asked for by a datagram of its own.
+        Ok(Self { requests: entries, datagrams: datagrams - tables, etcd_calls })
     }
 
     /// What `changes` cost: all of it is done when the crowd stands.
@@ -115,15 +119,15 @@ fn the_way_to_a_host_is_asked_for_once() {
         crowd.write_all(lab)?;
         host.up(FLANNELD, &["-healthz-port=8081"])?;
         crowd.stands(host)?;
-        let reach = || sample(host, r#"flannel_kernel_requests_total{what="reach"}"#);
-        let (before, comparisons) = (reach()?, sample(host, "flannel_comparisons_total")?);
+        let so_far =
+            || samples(host, [r#"flannel_kernel_requests_total{what="reach"}"#, "flannel_comparisons_total"]);
+        let [reach, comparisons] = so_far()?;
         crowd.lives.insert(500, 0);
         crowd.write(lab, [500])?;
         crowd.stands(host)?;
         // A comparison asks for all ways again, and may come in between.
-        let more = sample(host, "flannel_comparisons_total")? - comparisons;
-        let asked = reach()? - before;
-        assert!(asked >= 1 && asked <= 1 + more * 501, "{asked} with {more} comparisons, for {}", base(500));
+        let [asked, more] = so_far().map(|[asked, more]| [asked - reach, more - comparisons])?;
+        assert!(asked >= 1 && asked <= 1 + more * 501, "asked {asked} times, with {more} comparisons");
         Ok(())
     });
 }
