@@ -6,6 +6,7 @@
 //! Prints `name value` lines; `ci/bench scale` makes a table of them.
 
 use std::cell::{Cell, RefCell};
+use std::convert::Infallible;
 use std::error::Error;
 use std::net::Ipv4Addr;
 use std::process::ExitCode;
@@ -149,7 +150,12 @@ async fn simulate(plan: &Plan) -> Result<(), Fault> {
         });
     }
     // Until each knows each, itself included.
-    until(&sums, || sums.known.get() >= plan.hosts * plan.hosts || sums.failures.get() > 0).await;
+    let all = plan.hosts * plan.hosts;
+    let known = until(&sums, || sums.known.get() >= all || sums.failures.get() > 0);
+    tokio::select! {
+        () = known => {}
+        never = progress(&sums, start, all) => match never {},
+    }
     if sums.failures.get() > 0 {
         return Err(format!("{} hosts ended", sums.failures.get()).into());
     }
@@ -173,6 +179,21 @@ async fn simulate(plan: &Plan) -> Result<(), Fault> {
     percentiles("renewal", &mut sums.to_renew.borrow_mut());
     println!("renew_processor_seconds {:.1}", processor_seconds() - before);
     Ok(())
+}
+
+/// Says now and then how far the start is: with thousands it takes minutes.
+#[expect(clippy::disallowed_methods, reason = "the pace of the progress")]
+async fn progress(sums: &Sums, start: Instant, all: u64) -> Infallible {
+    loop {
+        tokio::time::sleep(Duration::from_secs(10)).await;
+        eprintln!(
+            "light-hosts: {:.0} s: {} leases taken by {} tries, each host knows {:.1} % of the others",
+            start.elapsed().as_secs_f64(),
+            sums.to_lease.borrow().len(),
+            sums.tries.get(),
+            sums.known.get() as f64 / all as f64 * 100.0
+        );
+    }
 }
 
 /// The processor's time the hosts had so far.

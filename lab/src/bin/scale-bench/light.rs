@@ -2,8 +2,9 @@
 //! renew.
 
 use std::path::Path;
+use std::process::Stdio;
 
-use flannel_lab::netns::{Lab, Result, output};
+use flannel_lab::netns::{Context as _, Error, Lab, Result};
 
 use crate::start;
 
@@ -21,7 +22,11 @@ pub(crate) fn table(program: &Path, sizes: &[usize]) -> Result<()> {
         let mut command = lab.host(1).command("sh");
         command.args(["-c", r#"ulimit -n "$(ulimit -H -n)"; exec "$@""#, "sh"]).arg(program).arg(lab.etcd().endpoint());
         command.args([hosts, spread, RENEW].map(|n| n.to_string()));
-        for line in output(&mut command)?.lines() {
+        let said = command.stderr(Stdio::inherit()).output().context(|| "light-hosts".to_owned())?;
+        if !said.status.success() {
+            return Err(Error::new(format!("light-hosts: {}", said.status)));
+        }
+        for line in String::from_utf8_lossy(&said.stdout).lines() {
             let (name, value) = line.split_once(' ').unwrap_or((line, ""));
             println!("  {name:<28} {value:>12}");
         }

@@ -13,7 +13,7 @@ use crate::batch;
 const PORT: u16 = 8081;
 const PATIENCE: Duration = Duration::from_secs(300);
 /// How long the idle processor time is counted.
-const IDLE: Duration = Duration::from_secs(60);
+const IDLE: Duration = Duration::from_secs(30);
 
 pub(crate) fn table(program: &Path, backends: &[String], sizes: &[usize]) -> Result<()> {
     println!("\nstart with N leases in etcd");
