@@ -18,6 +18,7 @@ use flannel_core::key::SubnetKey;
 use flannel_core::lease::LeaseAttrs;
 use flannel_core::subnet_env::PreviousSubnets;
 use flannel_core::view::Change;
+use flanneld::backoff::Backoff;
 use flanneld::opts::Options;
 use flanneld::subnet::etcd::EtcdStore;
 use flanneld::subnet::follow::{Update, follow};
@@ -229,10 +230,11 @@ async fn host(number: u64, endpoint: &str, sums: &Sums) -> Result<(), Fault> {
     let data = format!(r#"{{"VNI":1,"VtepMAC":"02:00:{:02x}:{:02x}:{:02x}:{:02x}"}}"#, mac[4], mac[5], mac[6], mac[7]);
     let attrs = LeaseAttrs { backend_type: "vxlan".into(), backend_data: Some(data), ..LeaseAttrs::new(public) };
     let mut manager = SubnetManager::new(&store, attrs.clone(), TTL, fastrand::Rng::new());
+    let mut backoff = backoff();
     let held = loop {
         sums.tries.set(sums.tries.get() + 1);
         match manager.acquire(&config, &PreviousSubnets::default()).await {
-            Err(flanneld::error::Error::Store(StoreError::Unreachable(_))) => pause().await,
+            Err(flanneld::error::Error::Store(StoreError::Unreachable(_))) => backoff.pause().await,
             other => break other?,
         }
     };
@@ -275,9 +277,10 @@ async fn renew(manager: &SubnetManager<'_, EtcdStore>, held: Held, sums: &Sums) 
     while let Ok(turn) = sums.may_renew.acquire().await {
         turn.forget();
         let begun = Instant::now();
+        let mut backoff = backoff();
         while let Err(error) = manager.keep(held.key).await {
             match error {
-                StoreError::Unreachable(_) => pause().await,
+                StoreError::Unreachable(_) => backoff.pause().await,
                 other => return Err(other.into()),
             }
         }
@@ -288,18 +291,19 @@ async fn renew(manager: &SubnetManager<'_, EtcdStore>, held: Held, sums: &Sums) 
 }
 
 async fn patiently<T, F: Future<Output = Result<T, StoreError>>>(sums: &Sums, ask: impl Fn() -> F) -> Result<T, Fault> {
+    let mut backoff = backoff();
     loop {
         match ask().await {
             Err(StoreError::Unreachable(_)) => {
                 sums.tries.set(sums.tries.get() + 1);
-                pause().await;
+                backoff.pause().await;
             }
             other => return Ok(other?),
         }
     }
 }
 
-#[expect(clippy::disallowed_methods, reason = "a host's pause between two tries, and the pace of the simulation")]
-async fn pause() {
-    tokio::time::sleep(Duration::from_millis(50 + fastrand::u64(..100))).await;
+/// The pauses of a daemon that takes its lease.
+fn backoff() -> Backoff {
+    Backoff::new(Duration::from_millis(100), Duration::from_secs(5))
 }

@@ -146,6 +146,8 @@ impl<'a> Programme<'a> {
     ) {
         let (mut updates, mut losses) = (Vec::new(), Vec::new());
         let mut next_beat = Instant::now();
+        // What an earlier run left, before anything is put.
+        self.look().await;
         loop {
             // Every arm may be dropped; the work is done after the choice.
             let wake = tokio::select! {

@@ -4,7 +4,7 @@
 use std::path::Path;
 use std::time::Duration;
 
-use crate::crowd::{CONFIG, Crowd, base};
+use crate::crowd::{CONFIG, Crowd, PATIENCE, base};
 use crate::support::*;
 
 const HOSTS: u32 = 2500;
@@ -106,6 +106,30 @@ fn a_change_costs_what_changed() {
         })?;
         assert_eq!((storm.requests, storm.etcd_calls), (300, 0));
         assert!(storm.datagrams <= 6, "{storm:?}");
+        Ok(())
+    });
+}
+
+/// What an earlier daemon left is looked at before anything is put: a restart among thousands is no start.
+#[test]
+fn a_restart_costs_nothing() {
+    lab(1, CONFIG).check(|lab| {
+        let host = lab.host(1);
+        let crowd = Crowd::new(0..HOSTS);
+        crowd.write_all(lab)?;
+        let daemon = host.up(FLANNELD, &[])?;
+        crowd.stands(host)?;
+        daemon.kill()?;
+        for _ in 0..5 {
+            let daemon = host.up(FLANNELD, &["-healthz-port=8081"])?;
+            eventually("all entries known", PATIENCE, || {
+                let known = sample(host, "flannel_remote_leases")?;
+                expect(known == u64::from(HOSTS), || format!("{known} leases"))
+            })?;
+            crowd.stands(host)?;
+            assert_eq!(Work::so_far(host)?.requests, 0);
+            daemon.kill()?;
+        }
         Ok(())
     });
 }

@@ -11,10 +11,10 @@ use crate::start;
 /// For how many seconds all renew.
 const RENEW: usize = 10;
 
-pub(crate) fn table(program: &Path, sizes: &[usize]) -> Result<()> {
+pub(crate) fn table(program: &Path, sizes: &[usize], spread: Option<usize>) -> Result<()> {
     for &hosts in sizes {
         // Two thousand in a minute, the others at the same pace.
-        let spread = hosts * 60 / 2000;
+        let spread = spread.unwrap_or(hosts * 60 / 2000);
         println!("\n{hosts} light hosts start over {spread} s, then renew for {RENEW} s");
         let lab = Lab::flat(1)?;
         lab.configure(r#"{"Network":"10.0.0.0/8","SubnetLen":24,"Backend":{"Type":"vxlan"}}"#)?;

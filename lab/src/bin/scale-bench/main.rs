@@ -35,13 +35,15 @@ struct Bench {
     sizes: Option<Vec<usize>>,
     backends: Vec<String>,
     tables: Vec<String>,
+    /// Over how many seconds the light hosts start.
+    spread: Option<usize>,
 }
 
 fn main() -> ExitCode {
     let Some(bench) = Bench::read(std::env::args().skip(1)) else {
         eprintln!(
             "scale-bench: usage: scale-bench FLANNELD LIGHT_HOSTS [sizes=100,1000,5000,20000] \
-             [backends=vxlan,host-gw,udp] [tables=start,join,churn,etcd,routes]"
+             [backends=vxlan,host-gw,udp] [tables=start,join,churn,etcd,routes] [spread=SECONDS]"
         );
         return ExitCode::from(2);
     };
@@ -63,6 +65,7 @@ impl Bench {
             sizes: None,
             backends: own(&BACKENDS),
             tables: own(&TABLES),
+            spread: None,
         };
         for word in words {
             let (name, list) = word.split_once('=')?;
@@ -70,6 +73,7 @@ impl Bench {
             let known = |known: &[&str]| list.iter().all(|word| known.contains(&word.as_str()));
             match name {
                 "sizes" => bench.sizes = Some(list.iter().map(|n| n.parse().ok()).collect::<Option<_>>()?),
+                "spread" => bench.spread = Some(list.first()?.parse().ok()?),
                 "backends" if known(&BACKENDS) => bench.backends = list,
                 "tables" if known(&TABLES) => bench.tables = list,
                 _ => return None,
@@ -105,7 +109,7 @@ impl Bench {
             churn::table(&self.flanneld)?;
         }
         if self.has("etcd") {
-            light::table(&self.light_hosts, self.sizes(&LIGHT))?;
+            light::table(&self.light_hosts, self.sizes(&LIGHT), self.spread)?;
         }
         if self.has("routes") {
             routes::table(self.sizes(&SIZES))?;
