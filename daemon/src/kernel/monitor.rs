@@ -2,13 +2,14 @@
 
 use flannel_core::entry::{Entry, LinkIndex, Slot};
 use rtnetlink::packet_route::link::LinkFlags;
+use rtnetlink::packet_route::route::RouteProtocol;
 use rtnetlink::packet_route::{AddressFamily, RouteNetlinkMessage};
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
 use super::KernelError;
 use super::batch::decode;
-use super::message::{neighbour_slot, read_neighbour, read_route};
+use super::message::{neighbour_slot, output, read_neighbour, read_route};
 use super::socket::{Socket, is_overrun};
 use crate::metrics::METRICS;
 
@@ -92,6 +93,10 @@ fn loss(message: &RouteNetlinkMessage) -> Option<Loss> {
         RouteNetlinkMessage::NewLink(link) => {
             let index = LinkIndex(link.header.index);
             Some(if link.header.flags.contains(LinkFlags::Up) { Loss::Routes(index) } else { Loss::Link(index) })
+        }
+        // The kernel's own routes go with an address, and with a device's last address all its routes without a word.
+        RouteNetlinkMessage::DelRoute(route) if route.header.protocol == RouteProtocol::Kernel => {
+            output(route).map(|index| Loss::Routes(LinkIndex(index)))
         }
         RouteNetlinkMessage::DelRoute(route) => read_route(route).map(|route| Loss::Gone(Slot::Route(route.dst))),
         RouteNetlinkMessage::NewRoute(route) => read_route(route).map(|route| Loss::Stands(Entry::Route(route))),

@@ -143,8 +143,7 @@ fn the_way_to_a_host_is_asked_for_once() {
         crowd.write_all(lab)?;
         host.up(FLANNELD, &["-healthz-port=8081"])?;
         crowd.stands(host)?;
-        let so_far =
-            || samples(host, [r#"flannel_kernel_requests_total{what="reach"}"#, "flannel_comparisons_total"]);
+        let so_far = || samples(host, [r#"flannel_kernel_requests_total{what="reach"}"#, "flannel_comparisons_total"]);
         let [reach, comparisons] = so_far()?;
         crowd.lives.insert(500, 0);
         crowd.write(lab, [500])?;

@@ -7,8 +7,8 @@ use std::time::{Duration, Instant};
 
 use flannel_lab::netns::{Context as _, Daemon, Error, Host, Lab, Result};
 
-use crate::lease::{self, Absent};
 use crate::batch;
+use crate::lease::{self, Absent};
 
 const PORT: u16 = 8081;
 const PATIENCE: Duration = Duration::from_secs(300);
@@ -93,8 +93,11 @@ pub(crate) fn processor(daemon: &Daemon) -> Result<f64> {
         let path = thread.context(|| threads.clone())?.path().join("schedstat");
         // Nanoseconds on a processor come first. A thread may have ended meanwhile.
         let Ok(text) = std::fs::read_to_string(&path) else { continue };
-        nanoseconds +=
-            text.split_whitespace().next().and_then(|n| n.parse::<f64>().ok()).context(|| path.display().to_string())?;
+        nanoseconds += text
+            .split_whitespace()
+            .next()
+            .and_then(|n| n.parse::<f64>().ok())
+            .context(|| path.display().to_string())?;
     }
     Ok(nanoseconds / 1e9)
 }
