@@ -69,7 +69,7 @@ impl Sums {
     /// A host was told of a lease.
     fn told(&self) {
         self.events.set(self.events.get() + 1);
-        if self.events.get() % self.hosts == 0 && self.renewals.get() > 0 {
+        if self.events.get().is_multiple_of(self.hosts) && self.renewals.get() > 0 {
             self.may_renew.add_permits(1);
         }
     }
