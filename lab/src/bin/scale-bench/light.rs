@@ -22,11 +22,15 @@ pub(crate) fn table(program: &Path, sizes: &[usize], spread: Option<usize>) -> R
         let mut command = lab.host(1).command("sh");
         command.args(["-c", r#"ulimit -n "$(ulimit -H -n)"; exec "$@""#, "sh"]).arg(program).arg(lab.etcd().endpoint());
         command.args([hosts, spread, RENEW].map(|n| n.to_string()));
-        let said = command.stderr(Stdio::inherit()).output().context(|| "light-hosts".to_owned())?;
-        if !said.status.success() {
-            return Err(Error::new(format!("light-hosts: {}", said.status)));
+        let what = || "light-hosts".to_owned();
+        // How far it is it says on standard error.
+        let mut child = command.stdin(Stdio::null()).stdout(Stdio::piped()).spawn().context(what)?;
+        let said = std::io::read_to_string(child.stdout.take().context(what)?).context(what)?;
+        let status = child.wait().context(what)?;
+        if !status.success() {
+            return Err(Error::new(format!("light-hosts: {status}")));
         }
-        for line in String::from_utf8_lossy(&said.stdout).lines() {
+        for line in said.lines() {
             let (name, value) = line.split_once(' ').unwrap_or((line, ""));
             println!("  {name:<28} {value:>12}");
         }
