@@ -38,6 +38,7 @@ mod endpoint;
 mod ipam;
 mod looks;
 mod network;
+pub mod open;
 mod options;
 mod publish;
 mod reconcile;
