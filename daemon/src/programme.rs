@@ -146,6 +146,8 @@ impl<'a> Programme<'a> {
     ) {
         let (mut updates, mut losses) = (Vec::new(), Vec::new());
         let mut next_beat = Instant::now();
+        // What an earlier run left, before anything is put.
+        self.look().await;
         loop {
             // Every arm may be dropped; the work is done after the choice.
             let wake = tokio::select! {
@@ -228,9 +230,8 @@ impl<'a> Programme<'a> {
                 self.device_in_doubt |= scope.owned.contains(&index);
                 concerns(&index)
             }
-            Loss::Route(index) => concerns(&index),
-            Loss::Neighbour(index) => scope.owned.contains(&index),
-            Loss::Gone(entry) => self.reconciler.has(&entry),
+            Loss::Routes(index) => concerns(&index),
+            Loss::Gone(slot) => self.reconciler.has(&slot),
             Loss::Stands(entry) => self.reconciler.is_contradicted_by(&entry),
             Loss::Unknown => {
                 self.device_in_doubt = true;
