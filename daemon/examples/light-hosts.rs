@@ -254,7 +254,7 @@ async fn watch(store: &EtcdStore, listed: Option<Listed>, sums: &Sums) -> Result
         while let Some(update) = updates.recv().await {
             let before = known.count;
             match update {
-                Update::Snapshot(leases) => {
+                Update::Snapshot(leases) | Update::Remains(leases) => {
                     known = Known::none();
                     leases.iter().for_each(|lease| known.set(lease.key, true));
                 }

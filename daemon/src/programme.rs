@@ -3,13 +3,15 @@
 //! A change of a lease costs what changed. The comparison with the kernel costs what there is, so the more there is the
 //! more seldom it comes by itself; the kernel's notifications call for it at once.
 
+mod tally;
+
 use std::collections::BTreeSet;
 use std::time::Duration;
 
 use flannel_core::config::NetworkConfig;
 use flannel_core::entry::LinkIndex;
 use flannel_core::key::SubnetKey;
-use flannel_core::lease::LeaseAttrs;
+use flannel_core::lease::{Lease, LeaseAttrs};
 use flannel_core::view::{Change, LeaseView};
 use rustix::time::{ClockId, clock_gettime};
 use tokio::sync::{Notify, mpsc};
@@ -22,9 +24,10 @@ use crate::kernel::KernelError;
 use crate::kernel::monitor::{Loss, Monitor};
 use crate::kernel::netlink::Netlink;
 use crate::metrics::METRICS;
-use crate::reconcile::{Reconciler, Round};
+use crate::reconcile::Reconciler;
 use crate::service_manager::ServiceManager;
 use crate::subnet::follow::Update;
+use tally::Tally;
 
 /// How often the devices are looked at and what failed is tried again, and at most how often everything is compared
 /// with the kernel, whatever it tells (upstream's host-gw does so as often).
@@ -33,11 +36,12 @@ const LOOK: Duration = Duration::from_secs(10);
 const LONGEST: Duration = Duration::from_secs(600);
 /// How long after a loss the comparison waits for more of the same kind.
 const SETTLE: Duration = Duration::from_millis(100);
+/// How long the hosts have to put their leases back into an etcd that has lost its data: longer than any of them needs
+/// to notice.
+const GRACE: Duration = Duration::from_secs(60);
 /// Comparisons may take this part of the processor's time, one in so many: when nothing happens, and when losses follow
 /// each other.
 const SHARE: (u32, u32) = (4000, 10);
-/// How often a line about what was programmed is written, at most.
-const TELL: Duration = Duration::from_secs(1);
 
 /// A host with its lease, ready to be connected to the others.
 pub struct Host {
@@ -76,6 +80,8 @@ pub struct Programme<'a> {
     stale: BTreeSet<SubnetKey>,
     /// Before the first list it is not known which entries of an earlier run are stale.
     listed: bool,
+    /// When what etcd has lost and nobody has put back is dropped.
+    grace: Option<Instant>,
     /// The device may be gone or down.
     device_in_doubt: bool,
     /// When the devices are looked at, and when everything is compared.
@@ -84,12 +90,6 @@ pub struct Programme<'a> {
     /// When the last comparison ended, and the processor's time it took.
     compared: Option<(Instant, Duration)>,
     tally: Tally,
-}
-
-/// What was programmed since it was last told.
-struct Tally {
-    round: Round,
-    told: Option<Instant>,
 }
 
 enum Wake {
@@ -121,11 +121,12 @@ impl<'a> Programme<'a> {
             view: LeaseView::new(own),
             stale: BTreeSet::new(),
             listed: false,
+            grace: None,
             device_in_doubt: false,
             next_look: Instant::now(),
             next_comparison: Instant::now(),
             compared: None,
-            tally: Tally { round: Round::default(), told: None },
+            tally: Tally::default(),
         })
     }
 
@@ -182,14 +183,8 @@ impl<'a> Programme<'a> {
     /// Takes news into the view and notes which leases are others now; says whether there may be something to do.
     fn take(&mut self, update: Update) -> bool {
         match update {
-            Update::Snapshot(leases) => {
-                let own = leases.iter().find(|l| l.key == self.own);
-                self.check_own(own.map(|l| &l.attrs));
-                self.view.replace(leases);
-                self.listed = true;
-                self.doubt_all();
-                true
-            }
+            Update::Snapshot(leases) => self.take_all(leases, false),
+            Update::Remains(leases) => self.take_all(leases, true),
             Update::Change(change) => {
                 let key = match &change {
                     Change::Put(lease) => lease.key,
@@ -205,6 +200,39 @@ impl<'a> Programme<'a> {
                 changed
             }
         }
+    }
+
+    /// Takes a whole list. Of a store that has lost data it says what is there, not what is gone: each host is about to
+    /// put its lease back, and until then the others go on as they are.
+    fn take_all(&mut self, leases: Vec<Lease>, lost_data: bool) -> bool {
+        let own = leases.iter().find(|l| l.key == self.own);
+        self.check_own(own.map(|l| &l.attrs));
+        if lost_data || self.grace.is_some() {
+            let missing = self.view.restore(leases);
+            let end = *self.grace.get_or_insert_with(|| Instant::now() + GRACE);
+            self.next_look = self.next_look.min(end);
+            tracing::warn!(
+                "etcd has lost data: {missing} leases of other hosts are missing, they stay in force for {} s unless put \
+                 back",
+                end.saturating_duration_since(Instant::now()).as_secs()
+            );
+        } else {
+            self.view.replace(leases);
+        }
+        self.listed = true;
+        self.doubt_all();
+        true
+    }
+
+    /// The end of the grace: what nobody has put back goes.
+    fn end_grace(&mut self) {
+        self.grace = None;
+        let gone = self.view.drop_missing();
+        if !gone.is_empty() {
+            let names: Vec<String> = gone.iter().map(ToString::to_string).collect();
+            tracing::warn!("leases that etcd lost and nobody has put back are dropped: {}", names.join(", "));
+        }
+        self.stale.extend(gone);
     }
 
     /// Every lease's entries are to be worked out again, also of those that went.
@@ -255,6 +283,11 @@ impl<'a> Programme<'a> {
         let now = Instant::now();
         let mut comparing = now >= self.next_comparison;
         self.next_look = now + LOOK;
+        if self.grace.is_some_and(|end| now >= end) {
+            self.end_grace();
+            self.reconcile().await;
+        }
+        self.next_look = self.grace.map_or(self.next_look, |end| self.next_look.min(end));
         match self.prepared.stands(&self.kernel).await {
             Ok(stands) => self.device_in_doubt |= !stands,
             Err(error) => tracing::warn!("{error}; trying again"),
@@ -287,7 +320,7 @@ impl<'a> Programme<'a> {
         } else if self.reconciler.is_behind() {
             self.reconcile().await;
         }
-        self.tell();
+        self.tally.tell(self.reconciler.in_force());
     }
 
     async fn compare(&mut self, now: Instant) {
@@ -348,24 +381,7 @@ impl<'a> Programme<'a> {
             self.compare_soon();
         }
         self.tally.add(round);
-        self.tell();
-    }
-
-    /// One line for what a burst of changes did.
-    fn tell(&mut self) {
-        let Round { put, removed, failed, .. } = self.tally.round;
-        if put + removed > 0 && self.tally.told.is_none_or(|told| told.elapsed() >= TELL) {
-            tracing::info!(put, removed, failed, in_force = self.reconciler.in_force(), "programmed");
-            self.tally = Tally { round: Round::default(), told: Some(Instant::now()) };
-        }
-    }
-}
-
-impl Tally {
-    fn add(&mut self, round: Round) {
-        self.round.put += round.put;
-        self.round.removed += round.removed;
-        self.round.failed = round.failed;
+        self.tally.tell(self.reconciler.in_force());
     }
 }
 

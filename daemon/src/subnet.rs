@@ -110,11 +110,29 @@ impl<'a, S: SubnetStore> SubnetManager<'a, S> {
         for _ in 0..PICKS {
             let key = self.pick(config, previous, &listed.leases, &raced)?;
             if let Some(held) = self.write(key, Life::For(self.ttl), Expect::Absent, &mut listed).await? {
-                return Ok(Some(held));
+                let stands = !self.yields(key).await?;
+                return Ok(stands.then_some(held));
             }
             raced.push(key);
         }
         Ok(None)
+    }
+
+    /// The key of a host with two families names both subnets, so etcd lets two hosts that start together write keys that
+    /// share one of them. The later writer sees both, and takes its own back; says whether it did.
+    async fn yields(&self, key: SubnetKey) -> Result<bool, StoreError> {
+        if key.nets().count() < 2 {
+            return Ok(false);
+        }
+        let (leases, _) = self.store.list().await?;
+        let Some(own) = leases.iter().find(|lease| lease.key == key) else { return Ok(false) };
+        let shares = |other: &SubnetKey| key.nets().any(|net| other.nets().any(|o| o.contains(&net) || net.contains(&o)));
+        let Some(other) = leases.iter().find(|l| l.key != key && l.revision < own.revision && shares(&l.key)) else {
+            return Ok(false);
+        };
+        tracing::info!("lease {key} shares a subnet with {}, which was written before: taking it back", other.key);
+        self.store.delete(key, own.revision).await?;
+        Ok(true)
     }
 
     /// Free subnets: those of an earlier run, if they still are. `raced` were taken since the list.

@@ -29,6 +29,8 @@ flannel-lab: hosts with flannel between them, on one machine; to see it, to try 
   flannel-lab failures [--out FILE]    the same faults as docs/failure-matrix.md tells them
   flannel-lab topologies               the ready topologies
   flannel-lab compose [TOPOLOGY]       the compose file that `up` makes of one, for compose by hand
+  flannel-lab serve                    the other end of every trial, in this very place, until it is killed
+  flannel-lab probe ASKS               tries paths from this very place; asks and answers are JSON
   flannel-lab help
 
   TOPOLOGY     a file, or the name of a ready one (three-hosts)
@@ -37,8 +39,8 @@ flannel-lab: hosts with flannel between them, on one machine; to see it, to try 
   --name       of the lab (flannel-lab); two labs have two names
   --underlay   first three numbers of the hosts' addresses; a free one is found when not given (containers)
   --images     where ci/images put the image files (target/images)
-  --flanneld   the daemon to try in namespaces (beside this program)
-  --results    where results are kept for the report (target/lab)
+  --flanneld   the daemon to try in namespaces (beside this program); --flannel-docker: the plugin of Docker's faults
+  --results    where results are kept for the report (target/found)
 ";
 
 /// What to do.
@@ -70,11 +72,15 @@ pub enum Action {
     Topologies,
     /// Print the compose file of a topology.
     Compose,
+    /// Be the other end of trials.
+    Serve,
+    /// Try paths from where one stands.
+    Probe,
     /// Print [`HELP`].
     Help,
 }
 
-const ACTIONS: [(&str, Action); 14] = [
+const ACTIONS: [(&str, Action); 16] = [
     ("up", Action::Up),
     ("keep", Action::Keep),
     ("down", Action::Down),
@@ -88,6 +94,8 @@ const ACTIONS: [(&str, Action); 14] = [
     ("failures", Action::Failures),
     ("topologies", Action::Topologies),
     ("compose", Action::Compose),
+    ("serve", Action::Serve),
+    ("probe", Action::Probe),
     ("help", Action::Help),
 ];
 
@@ -119,6 +127,8 @@ pub struct Args {
     pub images: PathBuf,
     /// The daemon to try.
     pub flanneld: Option<PathBuf>,
+    /// The plugin to try.
+    pub plugin: Option<PathBuf>,
     /// The daemon that an upgrade brings.
     pub upgrade_to: Option<PathBuf>,
     /// How many faults at once.
@@ -155,11 +165,12 @@ pub fn parse(words: impl IntoIterator<Item = String>) -> Result<Args> {
         underlay: None,
         images: PathBuf::from("target/images"),
         flanneld: None,
+        plugin: None,
         upgrade_to: None,
         jobs: 3,
         json: None,
         out: None,
-        results: PathBuf::from("target/lab"),
+        results: PathBuf::from("target/found"),
     };
     while let Some(word) = words.next() {
         if !word.starts_with('-') || (action == Action::Exec && !args.words.is_empty()) {
@@ -205,6 +216,7 @@ fn flag_value(args: &mut Args, flag: &str, value: &mut dyn FnMut() -> Result<Str
         }
         "--images" if for_any(&[Up, Action::Compose]) => args.images = value()?.into(),
         "--flanneld" if for_any(&[Up, Keep, Matrix, Fault, Bench]) => args.flanneld = Some(value()?.into()),
+        "--flannel-docker" if action == Fault => args.plugin = Some(value()?.into()),
         "--upgrade-to" if action == Fault => args.upgrade_to = Some(value()?.into()),
         "--jobs" if action == Fault => {
             let text = value()?;
@@ -226,7 +238,8 @@ fn check_words(args: &Args) -> Result<()> {
     match args.action {
         Action::Exec if count < 2 => Err(Error::Usage("exec needs a host and a command".to_owned())),
         Action::Fault if count == 0 => Err(Error::Usage("fault needs names, or quick, all or list".to_owned())),
-        Action::Keep | Action::Exec | Action::Fault => Ok(()),
+        Action::Probe if count != 1 => Err(Error::Usage("probe needs what to ask, as JSON".to_owned())),
+        Action::Keep | Action::Exec | Action::Fault | Action::Probe => Ok(()),
         Action::Up | Action::Matrix | Action::Compose if count <= 1 => Ok(()),
         _ if count == 0 => Ok(()),
         _ => Err(Error::Usage(format!("there is no {} here", args.words.join(" ")))),

@@ -9,19 +9,18 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use crate::args::{Args, Runner};
+use crate::matrix::Matrix;
+use crate::measure::{Ask, Server, ask_all};
 use crate::host::LabHost;
 use crate::progress::{Progress, print};
 use crate::topology::Topology;
-use crate::workload::Workload;
+use crate::workload::{Trial, Workload};
 use crate::{Error, Result, keep, results};
 
 use lab::Lab;
 
 /// The flannel network that `up` makes on each host.
 const NETWORK: &str = "demo";
-/// What a workload serves for the matrix.
-const FILE_BYTES: u64 = 16 << 20;
-
 /// New hosts know each other within this time.
 const SETTLE: Duration = Duration::from_secs(15);
 
@@ -132,6 +131,37 @@ pub fn topologies() -> Result<()> {
     Ok(())
 }
 
+/// Serves until it is killed.
+pub fn serve() -> Result<()> {
+    let failed = |error: std::io::Error| Error::State(format!("port {}: {error}", crate::measure::PORT));
+    let _server = Server::start(&crate::measure::own_addresses().map_err(failed)?).map_err(failed)?;
+    loop {
+        std::thread::park();
+    }
+}
+
+/// Tries paths from where it stands, and prints the answers.
+pub fn probe(args: &Args) -> Result<()> {
+    let bad = |error: serde_json::Error| Error::Usage(format!("probe: {error}"));
+    let asks: Vec<Ask> = serde_json::from_str(&args.words[0]).map_err(bad)?;
+    print(format_args!("{}\n", serde_json::to_string(&ask_all(&asks)).map_err(bad)?));
+    Ok(())
+}
+
+/// Prints a matrix, keeps it, and fails when something is wrong in it.
+fn show(matrix: &Matrix, topology: &Topology, args: &Args) -> Result<()> {
+    print(format_args!("{}", matrix.render()));
+    results::keep_matrix(&args.results, matrix, topology)?;
+    if let Some(path) = &args.json {
+        results::write(path, matrix)?;
+    }
+    let wrong = matrix.wrong();
+    if wrong.is_empty() {
+        return Ok(());
+    }
+    Err(Error::State(format!("{} checks failed:\n  {}", wrong.len(), wrong.join("\n  "))))
+}
+
 async fn write_diagnosis(lab: &Lab) -> Result<PathBuf> {
     let directory = Path::new("target/diagnosis").join(&lab.name);
     crate::diagnose::write(&lab.hosts, Some(&lab.etcd), &directory).await
@@ -147,24 +177,33 @@ async fn workloads(hosts: &[LabHost]) -> Result<Vec<Workload>> {
 }
 
 /// Runs the matrix, prints it, and on failure writes the diagnosis.
-async fn try_all(lab: &Lab, workloads: &[Workload], progress: &Progress) -> Result<()> {
-    progress.say(format_args!("tries {} paths", crate::old_matrix::plan(workloads.len()).len()));
+async fn try_all(args: &Args, lab: &Lab, topology: &Topology, progress: &Progress) -> Result<()> {
     let tried = async {
-        let outcomes = crate::old_matrix::settle_and_run(workloads, SETTLE, FILE_BYTES, progress).await?;
-        let names: Vec<String> = workloads.iter().map(Workload::label).collect();
-        print(format_args!("{}", crate::old_matrix::render(&names, &outcomes)));
-        crate::old_matrix::all_up(workloads, &outcomes)?;
-        Ok::<_, Error>(outcomes.len())
+        let workloads = progress.during("networks and containers", workloads(&lab.hosts)).await?;
+        let begin = std::time::Instant::now();
+        let trial = Trial::new(&workloads, topology).await?;
+        // A lab that does not settle is tried all the same, to see which paths are down.
+        if let Err(error) = progress.during("waits until all hosts know each other", trial.settle(SETTLE)).await {
+            progress.say(format_args!("  {error}"));
+        }
+        let matrix = trial.run(&lab.backend, begin, progress).await?;
+        if !matrix.wrong().is_empty()
+            && let Err(error) = progress.during("what failed once more", trial.capture_failed(&matrix)).await
+        {
+            progress.say(format_args!("  no capture of what failed: {error}"));
+        }
+        show(&matrix, topology, args)?;
+        Ok::<_, Error>(matrix.paths())
     };
     match tried.await {
         Ok(paths) => {
             let seconds = progress.elapsed().as_secs();
-            print(format_args!("all {paths} paths up, {}, {seconds} s\n", lab.backend));
+            print(format_args!("all {paths} paths as they should be, {}, {seconds} s\n", lab.backend));
             Ok(())
         }
         Err(error) => {
             let logs = match write_diagnosis(lab).await {
-                Ok(directory) => format!("logs and state of each host: {}", directory.display()),
+                Ok(directory) => format!("logs, captures and state of each host: {}", directory.display()),
                 Err(second) => format!("no diagnosis could be written: {second}"),
             };
             Err(Error::State(format!("{error}\n{logs}")))

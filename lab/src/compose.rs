@@ -267,6 +267,15 @@ mod tests {
     }
 
     #[test]
+    fn a_host_runs_the_image_that_the_topology_names() {
+        let mut project = project("three-hosts");
+        project.topology.host[1].image = Some("flannel:old".to_owned());
+        let file = project.file();
+        let image = |host: &str| file["services"][host]["environment"]["FLANNEL_IMAGE"].clone();
+        assert_eq!([image("h1"), image("h2")], ["flannel", "flannel:old"]);
+    }
+
+    #[test]
     fn what_containers_cannot_be_given_is_named() {
         for (name, part) in [("dual-stack", "IPv6"), ("several-networks", "several flannel networks")] {
             let refused = refusal(&Topology::load(name).unwrap()).unwrap();

@@ -5,6 +5,9 @@ use std::path::{Path, PathBuf};
 use crate::host::LabHost;
 use crate::{Error, Result};
 
+/// What was captured on a host while failed paths were tried again.
+const CAPTURE: &str = "/var/log/lab/capture.pcap";
+
 /// Commands on a host, each under a heading.
 const LOOKS: [(&str, &str); 11] = [
     ("host log", "cat /proc/1/environ | tr '\\0' '\\n' | grep -E '^(ETCD|FLANNEL|BACKEND)'"),
@@ -34,12 +37,16 @@ pub async fn host(host: &LabHost) -> String {
     text
 }
 
-/// Writes a file per host, and etcd's keys, into a directory; its name.
+/// Writes a file per host, what was captured there, and etcd's keys, into a directory; its name.
 pub async fn write(hosts: &[LabHost], etcd: Option<&str>, directory: &Path) -> Result<PathBuf> {
     let failed = |error: std::io::Error| Error::State(format!("{}: {error}", directory.display()));
     std::fs::create_dir_all(directory).map_err(failed)?;
     for each in hosts {
         std::fs::write(directory.join(format!("{}.txt", each.name)), host(each).await).map_err(failed)?;
+        let capture = directory.join(format!("{}.pcap", each.name));
+        if each.exec(&["test", "-e", CAPTURE]).await?.code == 0 {
+            each.engine().copy(&each.container, CAPTURE, &capture).await?;
+        }
     }
     if let (Some(etcd), Some(any)) = (etcd, hosts.first()) {
         let keys = any.engine().exec(etcd, &["etcdctl", "get", "--prefix", ""]).await;

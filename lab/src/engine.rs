@@ -1,6 +1,7 @@
 //! The Docker engine of this machine: looking at containers and running commands in them.
 
 use std::collections::HashMap;
+use std::path::Path;
 use std::time::Duration;
 
 use bollard::Docker;
@@ -106,6 +107,18 @@ impl Engine {
             });
         }
         Ok(output.stdout.trim().to_owned())
+    }
+
+    /// Copies a file of a container.
+    pub async fn copy(&self, container: &str, from: &str, to: &Path) -> Result<()> {
+        let command = format!("docker cp {container}:{from} {}", to.display());
+        let failed = |reason: String| Error::Program { command: command.clone(), reason };
+        let mut copy = tokio::process::Command::new("docker");
+        let output = copy.arg("cp").arg(format!("{container}:{from}")).arg(to).output().await.map_err(|error| failed(error.to_string()))?;
+        if output.status.success() {
+            return Ok(());
+        }
+        Err(failed(String::from_utf8_lossy(&output.stderr).trim().to_owned()))
     }
 
     /// A container's description.

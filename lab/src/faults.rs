@@ -10,6 +10,7 @@
 //! A fault's body ([`Fault::run`]) tells its [`Scene`] when the cause begins and when it is taken away. What follows
 //! from the flows is [`Measured`]; whether that keeps the [`Promise`], [`judge`] says, without any I/O.
 
+mod docker;
 mod etcd;
 mod hand;
 mod host;
@@ -52,14 +53,17 @@ pub struct Promise {
     pub victim: Limit,
     /// For the flow between hosts that are not.
     pub bystander: Limit,
+    /// Whether every TCP connection lives on; one to a container that is started anew cannot.
+    pub connections: bool,
 }
 
 impl Promise {
     /// Nobody loses a packet.
-    const NOTHING: Self = Self { says: "nothing is lost", victim: Limit::Nothing, bystander: Limit::Nothing };
+    const NOTHING: Self =
+        Self { says: "nothing is lost", victim: Limit::Nothing, bystander: Limit::Nothing, connections: true };
 
     const fn heals(says: &'static str, seconds: f64) -> Self {
-        Self { says, victim: Limit::Heals(seconds), bystander: Limit::Nothing }
+        Self { says, victim: Limit::Heals(seconds), ..Self::NOTHING }
     }
 }
 
@@ -72,6 +76,14 @@ pub struct Needs {
     pub lease_ttl: Option<u32>,
     /// Hosts beside the usual four.
     pub more_hosts: u8,
+    /// The host that is hit and the one it talks to are Docker hosts, with these words for dockerd.
+    pub docker: Option<&'static [&'static str]>,
+    /// The flow of the host that is hit goes to it, not from it: where its container is started anew.
+    pub inbound: bool,
+}
+
+impl Needs {
+    const NOTHING: Self = Self { more_members: 0, lease_ttl: None, more_hosts: 0, docker: None, inbound: false };
 }
 
 /// One fault.
@@ -100,7 +112,7 @@ impl std::fmt::Debug for Fault {
 /// All faults there are.
 #[must_use]
 pub fn all() -> Vec<Fault> {
-    [host::FAULTS, etcd::FAULTS, link::FAULTS, hand::FAULTS, lease::FAULTS].concat()
+    [host::FAULTS, docker::FAULTS, etcd::FAULTS, link::FAULTS, hand::FAULTS, lease::FAULTS].concat()
 }
 
 /// What a new container or a new host met while the cause lasted.

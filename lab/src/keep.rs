@@ -147,18 +147,24 @@ fn serve(listener: &UnixListener, world: &World) {
     }
 }
 
-/// Tries every path of a lab.
+/// Tries every path of a lab; what fails once more, for a capture of it.
 pub fn try_all(world: &World, begin: Instant) -> Result<Matrix> {
     let places = world.places()?;
     let cells = world.try_all(&places)?;
-    Ok(Matrix {
+    let matrix = Matrix {
         topology: world.topology().name.clone(),
         backend: world.topology().backend().to_owned(),
         runner: "namespaces".to_owned(),
         seconds: begin.elapsed().as_secs_f64(),
         places,
         cells,
-    })
+    };
+    if !matrix.wrong().is_empty()
+        && let Err(error) = world.capture_failed(&matrix)
+    {
+        eprintln!("no capture of what failed: {error}");
+    }
+    Ok(matrix)
 }
 
 /// The matrix that the lab of this name began with.

@@ -26,8 +26,6 @@ pub mod keep;
 pub mod matrix;
 pub mod measure;
 pub mod netns;
-pub mod old_matrix;
-pub mod probe;
 pub mod progress;
 pub mod report;
 pub mod results;

@@ -33,6 +33,8 @@ async fn main() -> ExitCode {
             Action::Failures => commands::failures(&args, &progress),
             Action::Topologies => commands::topologies(),
             Action::Compose => commands::compose(&args).await,
+            Action::Serve => commands::serve(),
+            Action::Probe => commands::probe(&args),
             Action::Help => {
                 print(format_args!("{}", args::HELP));
                 Ok(())

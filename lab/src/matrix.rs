@@ -10,7 +10,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use serde::{Deserialize, Serialize};
 
-use crate::measure::{Answer, Ask, Check};
+use crate::measure::{Answer, Ask, Check, TCP_BYTES};
 use crate::topology::Topology;
 
 /// What stands at a place.
@@ -32,7 +32,7 @@ pub enum Kind {
 pub struct Place {
     /// What stands there.
     pub kind: Kind,
-    /// For people: `c1`, `h2`, `h2:8080`. One that asks has one name for all its addresses.
+    /// For people: `c1`, `h2`, `h2:7412`. One that asks has one name for all its addresses.
     pub name: String,
     /// The host it is on.
     pub host: String,
@@ -175,7 +175,7 @@ pub fn by_asker(places: &[Place], paths: &[Path], phase: Phase) -> BTreeMap<Stri
         }
         let (from, to) = (&places[path.from], &places[path.to]);
         // Packets of the sender's own MTU are what it can send.
-        asks.entry(from.name.clone()).or_default().push(Ask { id, target: to.address, mtu: from.mtu, checks });
+        asks.entry(from.name.clone()).or_default().push(Ask { id, target: to.address, mtu: from.mtu, bytes: TCP_BYTES, checks });
     }
     asks
 }
@@ -204,6 +204,16 @@ impl Matrix {
             .iter()
             .filter_map(|cell| Some(format!("{}: {}", self.describe(cell), cell.wrong.as_ref()?)))
             .collect()
+    }
+
+    /// The paths on which something is wrong, each with the first check that failed.
+    #[must_use]
+    pub fn failed(&self) -> Vec<Path> {
+        let mut failed: BTreeMap<(usize, usize), Check> = BTreeMap::new();
+        for cell in self.cells.iter().filter(|cell| cell.wrong.is_some()) {
+            failed.entry((cell.from, cell.to)).or_insert(cell.check);
+        }
+        failed.into_iter().map(|((from, to), check)| Path { from, to, checks: vec![check] }).collect()
     }
 
     /// A check in words.

@@ -13,9 +13,9 @@ use std::time::Duration;
 
 use rustix::time::{ClockId, clock_gettime};
 
-pub use ask::{Answer, Ask, Check, ask_all};
+pub use ask::{Answer, Ask, Check, TCP_BYTES, ask_all};
 pub use flow::{Flow, FlowReport, Mark, TcpReport};
-pub use server::{PORT, Server};
+pub use server::{PORT, PUBLISHED, Server, own_addresses};
 
 /// Seconds of the monotonic clock.
 #[must_use]

@@ -21,6 +21,7 @@
 //! Not isolated: the kernel's module list, `/run/xtables.lock` and the cores all labs share.
 
 mod cgroups;
+mod clock;
 mod command;
 mod diagnose;
 mod docker;
@@ -59,4 +60,4 @@ pub use rustix::process::Signal;
 pub use snapshot::Snapshot;
 pub use transfer::{Transfer, transfer};
 pub use wait::{SOON, eventually, holds};
-pub use world::{Node, NodePod, World, limit};
+pub use world::{DockerHost, Node, NodePod, World, limit};

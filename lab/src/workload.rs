@@ -1,10 +1,17 @@
 //! A container on a flannel network of a host: the end of the paths that are tried.
 
+mod matrix;
+
 use crate::host::LabHost;
+use crate::measure::{PORT, PUBLISHED};
 use crate::{Error, Result};
 
-/// The file that every workload serves by HTTP.
-const BLOB: &str = "/srv/blob";
+pub use matrix::Trial;
+
+/// This program on a host, and in a workload.
+const PROGRAM: (&str, &str) = ("/images/flannel-lab", "/bin/flannel-lab");
+/// The label of a workload that says which build of the program it serves with.
+const LABEL: &str = "flannel.lab.program";
 
 /// How a network gets its addresses.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -30,15 +37,6 @@ pub struct Workload {
     pub network: String,
 }
 
-/// The bytes that a workload serves.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Blob {
-    /// How many.
-    pub bytes: u64,
-    /// Their SHA-256, in hex.
-    pub sha256: String,
-}
-
 /// Makes the network on the host unless it is there.
 pub async fn ensure_network(host: &LabHost, network: &str, ipam: Ipam) -> Result<()> {
     let present = host.exec(&["docker", "network", "inspect", "-f", "{{.Driver}}", network]).await?;
@@ -61,13 +59,25 @@ pub async fn ensure_network(host: &LabHost, network: &str, ipam: Ipam) -> Result
 }
 
 impl Workload {
-    /// Makes sure that the container runs on the network, and reads its addresses.
+    /// Makes sure that the container runs on the network and serves, at a published port too, and reads its addresses.
     pub async fn ensure(host: &LabHost, network: &str, name: &str) -> Result<Self> {
-        let state = host.exec(&["docker", "inspect", "-f", "{{.State.Running}}", name]).await?;
-        match state.stdout.trim() {
-            "true" => {}
-            "false" => host.docker(&["start", name]).await.map(drop)?,
-            _ => host.docker(&["run", "-d", "--name", name, "--network", network, "busybox"]).await.map(drop)?,
+        let sum = host.run(&["sha256sum", PROGRAM.0]).await?;
+        let build = sum.split_whitespace().next().unwrap_or_default();
+        let format = format!("{{{{.State.Running}}}} {{{{index .Config.Labels \"{LABEL}\"}}}}");
+        let state = host.exec(&["docker", "inspect", "-f", &format, name]).await?;
+        match state.stdout.trim().split_once(' ') {
+            Some(("true", other)) if other == build => {}
+            Some((_, other)) if other == build => host.docker(&["start", name]).await.map(drop)?,
+            found => {
+                if found.is_some() {
+                    host.docker(&["rm", "-f", name]).await?;
+                }
+                let (mount, publish) = (format!("{}:{}:ro", PROGRAM.0, PROGRAM.1), format!("{PUBLISHED}:{PORT}"));
+                let label = format!("{LABEL}={build}");
+                let words = ["run", "-d", "--name", name, "--network", network, "--label", &label, "-v", &mount];
+                let words = [&words[..], &["-p", &publish, "busybox", PROGRAM.1, "serve"]].concat();
+                host.docker(&words).await.map(drop)?;
+            }
         }
         let address = format!("{{{{(index .NetworkSettings.Networks \"{network}\").IPAddress}}}}");
         let address = host.docker(&["inspect", "-f", &address, name]).await?;
@@ -98,19 +108,5 @@ impl Workload {
     /// Runs a shell command in the container, whatever its exit code.
     pub async fn sh(&self, command: &str) -> Result<crate::engine::Output> {
         self.host.exec(&["docker", "exec", &self.name, "sh", "-c", command]).await
-    }
-
-    /// Makes the container serve so many random bytes; those of an earlier run are served again.
-    pub async fn serve(&self, bytes: u64) -> Result<Blob> {
-        let command = format!(
-            "if [ \"$(stat -c %s {BLOB} 2>/dev/null)\" != {bytes} ]; then head -c {bytes} /dev/urandom > {BLOB}; fi; \
-             sha256sum < {BLOB}"
-        );
-        let output = self.sh(&command).await?;
-        let sha256 = output.stdout.split_whitespace().next().unwrap_or_default().to_owned();
-        if output.code != 0 || sha256.len() != 64 {
-            return Err(Error::State(format!("{}: cannot make {BLOB}: {}", self.label(), output.said())));
-        }
-        Ok(Blob { bytes, sha256 })
     }
 }

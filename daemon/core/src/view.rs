@@ -1,6 +1,6 @@
 //! The remote leases as etcd has them: a snapshot, then changes.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use crate::key::SubnetKey;
 use crate::lease::Lease;
@@ -19,21 +19,44 @@ pub enum Change {
 pub struct LeaseView {
     own: SubnetKey,
     leases: BTreeMap<SubnetKey, Lease>,
+    /// Leases that an etcd without its data no longer has, while their hosts have time to put them back.
+    missing: BTreeSet<SubnetKey>,
 }
 
 impl LeaseView {
     /// A view without leases, of the host with this one.
     pub fn new(own: SubnetKey) -> Self {
-        Self { own, leases: BTreeMap::new() }
+        Self { own, leases: BTreeMap::new(), missing: BTreeSet::new() }
     }
 
     /// Takes a whole list in place of all that was known.
     pub fn replace(&mut self, leases: impl IntoIterator<Item = Lease>) {
         self.leases = leases.into_iter().filter(|l| l.key != self.own).map(|l| (l.key, l)).collect();
+        self.missing.clear();
+    }
+
+    /// Takes a whole list of an etcd that has lost data: what it lacks stays, and is missing from now on. Says how many
+    /// are.
+    pub fn restore(&mut self, leases: impl IntoIterator<Item = Lease>) -> usize {
+        let mut before = std::mem::take(&mut self.leases);
+        self.replace(leases);
+        before.retain(|key, _| !self.leases.contains_key(key));
+        self.missing = before.keys().copied().collect();
+        self.leases.append(&mut before);
+        self.missing.len()
+    }
+
+    /// Drops what is still missing: whose leases that were.
+    pub fn drop_missing(&mut self) -> BTreeSet<SubnetKey> {
+        let missing = std::mem::take(&mut self.missing);
+        self.leases.retain(|key, _| !missing.contains(key));
+        missing
     }
 
     /// Takes one change; says whether the view is another one now (a mere renewal changes nothing).
     pub fn apply(&mut self, change: Change) -> bool {
+        let (Change::Put(Lease { key, .. }) | Change::Delete(key)) = &change;
+        self.missing.remove(key);
         match change {
             Change::Put(lease) if lease.key == self.own => false,
             Change::Put(lease) if self.leases.get(&lease.key) == Some(&lease) => false,
@@ -88,6 +111,28 @@ mod tests {
         assert_eq!(view.remote().collect::<Vec<_>>(), [&lease(2, 3)]);
         assert!(view.apply(Change::Delete(lease(2, 3).key)));
         assert!(!view.apply(Change::Delete(lease(2, 3).key)));
+    }
+
+    #[test]
+    fn what_a_store_without_its_data_lacks_stays_until_it_is_dropped() {
+        let mut view = LeaseView::new(lease(1, 1).key);
+        view.replace([lease(2, 2), lease(3, 3), lease(4, 4), lease(5, 5)]);
+        assert_eq!(view.restore([lease(2, 9), lease(1, 1)]), 3);
+        assert_eq!(view.remote().collect::<Vec<_>>(), [&lease(2, 9), &lease(3, 3), &lease(4, 4), &lease(5, 5)]);
+        // One is put back as it was, one is deleted, the third never comes.
+        assert!(!view.apply(Change::Put(lease(3, 3))));
+        assert!(view.apply(Change::Delete(lease(4, 4).key)));
+        assert_eq!(view.drop_missing(), BTreeSet::from([lease(5, 5).key]));
+        assert_eq!(view.remote().collect::<Vec<_>>(), [&lease(2, 9), &lease(3, 3)]);
+        assert!(view.drop_missing().is_empty());
+    }
+
+    #[test]
+    fn a_second_loss_keeps_what_the_first_one_kept() {
+        let mut view = LeaseView::new(lease(1, 1).key);
+        view.replace([lease(2, 2), lease(3, 3)]);
+        assert_eq!((view.restore([]), view.restore([lease(3, 3)])), (2, 1));
+        assert_eq!(view.drop_missing(), BTreeSet::from([lease(2, 2).key]));
     }
 
     proptest! {

@@ -24,6 +24,8 @@ const RELIST: Duration = Duration::from_secs(600);
 pub enum Update {
     /// All leases, in place of everything told before.
     Snapshot(Vec<Lease>),
+    /// All leases of a store that has lost data: it is younger than what was told of it before.
+    Remains(Vec<Lease>),
     /// One lease changed.
     Change(Change),
 }
@@ -35,7 +37,7 @@ const FEW: f64 = 500.0;
 /// Follows until nobody listens any more, from a list that is already there or from one of its own. Never gives up: a
 /// break is told once, and its end.
 pub async fn follow<S: SubnetStore>(store: &S, updates: &mpsc::Sender<Update>, listed: Option<Listed>) {
-    let mut follower = Follower { store, updates, listed, count: 0, revision: None, complaint: None };
+    let mut follower = Follower { store, updates, listed, count: 0, revision: None, known: None, complaint: None };
     let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(5));
     loop {
         match follower.once(&mut backoff).await {
@@ -69,6 +71,8 @@ struct Follower<'a, S> {
     count: u32,
     /// Everything up to here was told.
     revision: Option<Revision>,
+    /// How old the store was when it was heard of last.
+    known: Option<Revision>,
     complaint: Option<StoreError>,
 }
 
@@ -91,8 +95,10 @@ impl<S: SubnetStore> Follower<'_, S> {
                     None => self.store.list().await?,
                 };
                 self.count = u32::try_from(leases.len()).unwrap_or(u32::MAX);
-                let snapshot = leases.into_iter().filter_map(readable).collect();
-                if self.updates.send(Update::Snapshot(snapshot)).await.is_err() {
+                let leases = leases.into_iter().filter_map(readable).collect();
+                let younger = self.known.replace(revision).is_some_and(|known| revision < known);
+                let update = if younger { Update::Remains(leases) } else { Update::Snapshot(leases) };
+                if self.updates.send(update).await.is_err() {
                     return Ok(Next::NobodyListens);
                 }
                 *self.revision.insert(revision)
@@ -120,6 +126,7 @@ impl<S: SubnetStore> Follower<'_, S> {
                 News::Delete(key) => Change::Delete(key),
                 News::Progress(revision) => {
                     self.revision = self.revision.max(Some(revision));
+                    self.known = self.revision;
                     continue;
                 }
                 News::Compacted => return Ok(Next::Compacted),
@@ -215,6 +222,26 @@ mod tests {
             for _ in 0..3 {
                 assert_eq!(snapshot(&mut updates).await, [key(1)]);
             }
+        })
+        .await;
+    }
+
+    /// Also when the list fails at first, and only once: the next list is of the store as it is now.
+    #[tokio::test(start_paused = true)]
+    async fn a_store_that_has_lost_its_data_is_told_as_such() {
+        let store = MemoryStore::default();
+        store.write(key(1), LEASE);
+        store.write(key(2), LEASE);
+        with_follower(&store, async |mut updates| {
+            assert_eq!(snapshot(&mut updates).await, [key(1), key(2)]);
+            store.wipe();
+            store.write(key(2), LEASE);
+            store.unreachable.set(3);
+            let Some(Update::Remains(leases)) = updates.recv().await else { panic!("not told") };
+            assert_eq!(leases.into_iter().map(|l| l.key).collect::<Vec<_>>(), [key(2)]);
+            store.write(key(1), LEASE);
+            assert!(matches!(updates.recv().await, Some(Update::Change(Change::Put(l))) if l.key == key(1)));
+            assert_eq!(snapshot(&mut updates).await, [key(1), key(2)]);
         })
         .await;
     }

@@ -59,6 +59,13 @@ impl MemoryStore {
         self.push(key, None);
     }
 
+    /// Loses all data: a new store in place of the old one.
+    pub fn wipe(&self) {
+        self.history.borrow_mut().clear();
+        self.compacted.set(0);
+        self.news.notify_waiters();
+    }
+
     /// Forgets the history up to now.
     pub fn compact(&self) {
         self.compacted.set(self.revision());
@@ -96,7 +103,7 @@ impl MemoryStore {
     }
 
     fn next_news(&self, after: i64) -> Option<(News, i64)> {
-        if after < self.compacted.get() {
+        if after < self.compacted.get() || after > self.revision() {
             return Some((News::Compacted, self.revision()));
         }
         let history = self.history.borrow();

@@ -85,6 +85,22 @@ async fn a_lost_race_is_tried_again() {
     assert_eq!(acquire(&store, 1, Some("10.5.0.8/30")).await.unwrap(), key("10.5.0.12-30"));
 }
 
+/// Two keys of two families each are two keys, though they share a subnet: the later one goes.
+#[tokio::test(start_paused = true)]
+async fn a_subnet_of_one_family_shared_with_a_quicker_host_is_given_back() {
+    let store = MemoryStore::default();
+    let text = r#"{"Network":"10.5.0.0/28","EnableIPv6":true,"IPv6Network":"fd05::/48"}"#;
+    let config = NetworkConfig::parse(text).unwrap();
+    let theirs = key("10.5.0.8-30&fd05:0:0:9::-64");
+    *store.before_put.borrow_mut() = Some(Box::new(move |store| store.write(theirs, &attrs(9).to_json())));
+    let previous = PreviousSubnets { v4: Some("10.5.0.8/30".parse().unwrap()), v6: None };
+    let held = manager(&store, 1).acquire(&config, &previous).await.unwrap();
+    let mut keys: Vec<_> = store.values().into_keys().collect();
+    keys.retain(|key| *key != theirs);
+    assert_eq!(keys, [held.key]);
+    assert!(held.key.nets().all(|net| theirs.nets().all(|other| !other.contains(&net))), "{}", held.key);
+}
+
 #[tokio::test(start_paused = true)]
 async fn keeping_puts_a_removed_lease_back_and_respects_a_new_owner() {
     let store = MemoryStore::default();

@@ -76,6 +76,34 @@ fn what_was_compacted_away_is_not_missed() {
     });
 }
 
+/// etcd comes back empty. The others are about to put their leases back, so their routes stay; what nobody puts back goes
+/// after a minute.
+#[test]
+fn what_an_emptied_etcd_lost_stays_for_a_minute() {
+    lab(1, &plain("host-gw")).check(|lab| {
+        let (host, etcd) = (lab.host(1), lab.etcd());
+        let daemon = host.up(FLANNELD, &[])?;
+        let own = daemon.ready()?;
+        let routes = [200, 201].map(|third| format!("10.5.{third}.0/24 via 172.31.77.7 dev eth0"));
+        etcd.put_together(&[(&key(200), &lease(7)), (&key(201), &lease(7))])?;
+        routes.iter().try_for_each(|route| comes(host, route))?;
+        etcd.kill()?;
+        etcd.wipe()?;
+        etcd.start()?;
+        eventually("the own key", AFTER_A_PAUSE, || etcd.get(&own.key())?.context(|| daemon.log()))?;
+        daemon.says("2 leases of other hosts are missing")?;
+        etcd.put(&key(200), &lease(7))?;
+        let stand = |count: usize| {
+            let now = host.routes()?;
+            expect(routes.iter().filter(|route| now.contains(route)).count() == count, || format!("{now:#?}"))
+        };
+        holds("both routes", Duration::from_secs(3), || stand(2))?;
+        eventually("the end of what nobody put back", Duration::from_secs(75), || stand(1))?;
+        daemon.says("dropped: 10.5.201.0-24")?;
+        comes(host, &routes[0])
+    });
+}
+
 /// No FIN, no RST: what lay between forgot the connection, and whatever goes over it is lost. It must be found dead
 /// without waiting for TCP, which tries for a quarter of an hour.
 #[test]

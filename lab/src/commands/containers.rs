@@ -4,6 +4,7 @@ use super::lab::{self, Lab};
 use crate::args::Args;
 use crate::engine::Engine;
 use crate::progress::{Progress, print};
+use crate::topology::Topology;
 use crate::{Error, Result};
 
 /// Takes the lab down; a lab that is not there is down.
@@ -20,8 +21,8 @@ pub(super) async fn down(args: &Args, progress: &Progress) -> Result<()> {
 /// Tries every path of a running lab.
 pub(super) async fn matrix(args: &Args, progress: &Progress) -> Result<()> {
     let lab = Lab::find(&Engine::connect().await?, &args.name).await?;
-    let workloads = super::workloads(&lab.hosts).await?;
-    super::try_all(&lab, &workloads, progress).await
+    let topology = Topology::load(&lab.topology)?.with_backend(Some(&lab.backend));
+    super::try_all(args, &lab, &topology, progress).await
 }
 
 /// Shows hosts, leases and containers.

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use tokio::process::Command;
 use tokio::signal::unix::{SignalKind, signal};
 
+use super::show;
 use crate::args::{Args, BACKENDS};
 use crate::faults::{self, Fault, Outcome};
 use crate::matrix::Matrix;
@@ -27,13 +28,18 @@ pub(super) fn topology(args: &Args) -> Result<Topology> {
     Ok(Topology::load(name)?.with_backend(args.backend()))
 }
 
-/// The daemon to try: as told, else the one beside this program.
+/// The daemon to try.
 fn flanneld(args: &Args) -> Result<PathBuf> {
-    if let Some(path) = &args.flanneld {
-        return std::path::absolute(path).map_err(|error| Error::State(format!("{}: {error}", path.display())));
+    program(args.flanneld.as_deref(), "flanneld")
+}
+
+/// A program: as told, else the one beside this one.
+fn program(told: Option<&Path>, name: &str) -> Result<PathBuf> {
+    if let Some(path) = told {
+        return absolute(path);
     }
     let own = std::env::current_exe().map_err(|error| Error::State(format!("this program's own path: {error}")))?;
-    Ok(own.with_file_name("flanneld"))
+    Ok(own.with_file_name(name))
 }
 
 /// Runs blocking work; a signal ends the program, after what this process made has been removed.
@@ -132,7 +138,7 @@ pub(super) fn matrix_again(args: &Args) -> Result<()> {
         Err(error) => {
             let directory = absolute(&Path::new("target/diagnosis").join(&args.name))?;
             let written = keep::ask(&args.name, &format!("diagnose {}", directory.display()))?;
-            Err(Error::State(format!("{error}\nlogs and state of each host: {written}")))
+            Err(Error::State(format!("{error}\nlogs, captures and state of each host: {written}")))
         }
     }
 }
@@ -168,7 +174,7 @@ pub(super) async fn matrix_alone(args: &Args, progress: &Progress) -> Result<()>
         let matrix = made.map_err(Error::from).and_then(|()| keep::try_all(&world, begin));
         if !matrix.as_ref().is_ok_and(|matrix| matrix.wrong().is_empty()) {
             world.write_diagnosis(&evidence)?;
-            eprintln!("logs and state of each host: {}", evidence.display());
+            eprintln!("logs, captures and state of each host: {}", evidence.display());
         }
         matrix
     });
@@ -177,20 +183,6 @@ pub(super) async fn matrix_alone(args: &Args, progress: &Progress) -> Result<()>
     let (paths, backend, seconds) = (matrix.paths(), &matrix.backend, matrix.seconds);
     print(format_args!("all {paths} paths as they should be, {backend}, {seconds:.1} s from nothing\n"));
     Ok(())
-}
-
-/// Prints a matrix, keeps it, and fails when something is wrong in it.
-fn show(matrix: &Matrix, topology: &Topology, args: &Args) -> Result<()> {
-    print(format_args!("{}", matrix.render()));
-    results::keep_matrix(&args.results, matrix, topology)?;
-    if let Some(path) = &args.json {
-        results::write(path, matrix)?;
-    }
-    let wrong = matrix.wrong();
-    if wrong.is_empty() {
-        return Ok(());
-    }
-    Err(Error::State(format!("{} checks failed:\n  {}", wrong.len(), wrong.join("\n  "))))
 }
 
 /// `status` of a running lab of namespaces.
@@ -257,6 +249,7 @@ pub(super) async fn fault(args: &Args, progress: &Progress) -> Result<()> {
         .collect();
     let options = faults::Options {
         flanneld: flanneld(args)?,
+        plugin: program(args.plugin.as_deref(), "flannel-docker")?,
         upgrade_to: args.upgrade_to.clone(),
         topology: Topology::load("three-hosts")?,
         jobs: args.jobs,

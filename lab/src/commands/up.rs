@@ -61,8 +61,7 @@ pub(super) async fn up(args: &Args, progress: &Progress) -> Result<()> {
     wait_for_hosts(&lab.hosts, i32::try_from(since).unwrap_or(0), progress).await?;
 
     progress.say("a flannel network and a container on each host: docker network create -d flannel demo");
-    let workloads = progress.during("networks and containers", super::workloads(&lab.hosts)).await?;
-    super::try_all(&lab, &workloads, progress).await?;
+    super::try_all(args, &lab, &project.topology, progress).await?;
     print(format_args!("\n{}\n", next_steps(&lab)));
     Ok(())
 }
@@ -84,7 +83,7 @@ fn tag() -> String {
 
 /// The images' directory as compose needs it, with the files in it.
 fn check_images(directory: &Path) -> Result<PathBuf> {
-    for file in ["flannel.tar", "flannel.id", "busybox.tar", "busybox.id"] {
+    for file in ["flannel.tar", "flannel.id", "busybox.tar", "busybox.id", "flannel-lab"] {
         let path = directory.join(file);
         if !path.is_file() {
             return Err(Error::State(format!("{} is missing: run ci/images, or give --images", path.display())));

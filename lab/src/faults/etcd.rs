@@ -1,9 +1,8 @@
 //! What befalls etcd.
 
-use super::{Fault, Limit, Needs, Promise, Scene};
+use super::{Fault, Needs, Promise, Scene};
 use crate::netns::{Context, Error, Result, SOON, Signal, eventually};
 
-const NEEDS: Needs = Needs { more_members: 0, lease_ttl: None, more_hosts: 0 };
 
 /// Every host goes on with what it knows.
 fn nothing(_: &str) -> Option<Promise> {
@@ -15,7 +14,7 @@ pub(super) const FAULTS: &[Fault] = &[
         name: "etcd-kill",
         what: "etcd killed by SIGKILL, back after 2 s",
         quick: true,
-        needs: NEEDS,
+        needs: Needs::NOTHING,
         promise: nothing,
         run: |scene| {
             scene.cause();
@@ -31,7 +30,7 @@ pub(super) const FAULTS: &[Fault] = &[
         name: "etcd-pause",
         what: "etcd stands still (SIGSTOP) for 7 s: longer than a request to it may take",
         quick: false,
-        needs: NEEDS,
+        needs: Needs::NOTHING,
         promise: nothing,
         run: |scene| {
             scene.cause();
@@ -46,7 +45,7 @@ pub(super) const FAULTS: &[Fault] = &[
         name: "etcd-blackhole",
         what: "packets between one host and etcd vanish for 7 s",
         quick: true,
-        needs: NEEDS,
+        needs: Needs::NOTHING,
         promise: nothing,
         run: |scene| {
             scene.cause();
@@ -62,7 +61,7 @@ pub(super) const FAULTS: &[Fault] = &[
         name: "etcd-compacted",
         what: "etcd compacts away what one host has not seen, while a new host joins",
         quick: true,
-        needs: NEEDS,
+        needs: Needs::NOTHING,
         promise: |_| {
             Some(Promise { says: "nothing is lost, and it learns of the new host all the same", ..Promise::NOTHING })
         },
@@ -83,14 +82,9 @@ pub(super) const FAULTS: &[Fault] = &[
         name: "etcd-wiped",
         what: "etcd comes back with all data lost, and gets its config again",
         quick: false,
-        needs: NEEDS,
-        // A host that lists while another has not put its lease back yet takes that one's route away for a moment.
+        needs: Needs::NOTHING,
         promise: |_| {
-            Some(Promise {
-                says: "every host puts its old subnet into etcd again; all flows after 5 s",
-                victim: Limit::Heals(5.0),
-                bystander: Limit::Heals(5.0),
-            })
+            Some(Promise { says: "nothing is lost; every host puts its old subnet into etcd again", ..Promise::NOTHING })
         },
         run: |scene| {
             let etcd = scene.world.etcd();
@@ -114,7 +108,7 @@ pub(super) const FAULTS: &[Fault] = &[
         name: "etcd-member",
         what: "one of three etcd members killed for 3 s: the one that all hosts ask first",
         quick: false,
-        needs: Needs { more_members: 2, lease_ttl: None, more_hosts: 0 },
+        needs: Needs { more_members: 2, ..Needs::NOTHING },
         promise: |_| {
             Some(Promise { says: "nothing is lost, a new host joins by the members that are left", ..Promise::NOTHING })
         },

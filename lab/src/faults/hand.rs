@@ -3,10 +3,9 @@
 use super::{Fault, Needs, Promise, Scene};
 use crate::netns::{Context, Error, Result};
 
-const NEEDS: Needs = Needs { more_members: 0, lease_ttl: None, more_hosts: 0 };
 
-/// flanneld looks after each loss the kernel tells it, and every 10 s all the same.
-const MENDED: Promise = Promise::heals("put back, flows within 15 s", 15.0);
+/// flanneld looks after each loss the kernel tells it.
+const MENDED: Promise = Promise::heals("put back at once, flows within 3 s", 3.0);
 
 fn mended(_: &str) -> Option<Promise> {
     Some(MENDED)
@@ -21,7 +20,7 @@ pub(super) const FAULTS: &[Fault] = &[
         name: "route-deleted",
         what: "a host's route to another deleted by hand",
         quick: false,
-        needs: NEEDS,
+        needs: Needs::NOTHING,
         promise: mended,
         run: |scene| {
             let routes = scene.victim().routes()?;
@@ -46,7 +45,7 @@ pub(super) const FAULTS: &[Fault] = &[
         name: "fdb-deleted",
         what: "the forwarding entry of another host's VTEP deleted by hand",
         quick: false,
-        needs: NEEDS,
+        needs: Needs::NOTHING,
         promise: vxlan_only,
         run: |scene| {
             let address = format!("dst {} ", scene.other().address());
@@ -62,7 +61,7 @@ pub(super) const FAULTS: &[Fault] = &[
         name: "neigh-deleted",
         what: "the neighbour entry of another host's VTEP deleted by hand",
         quick: false,
-        needs: NEEDS,
+        needs: Needs::NOTHING,
         promise: vxlan_only,
         run: |scene| {
             let base = scene.other().subnet_env()?.subnet().addr();
@@ -74,8 +73,8 @@ pub(super) const FAULTS: &[Fault] = &[
         name: "device-deleted",
         what: "flannel's device deleted by hand",
         quick: true,
-        needs: NEEDS,
-        promise: |backend| (backend != "host-gw").then_some(Promise::heals("made anew, flows within 15 s", 15.0)),
+        needs: Needs::NOTHING,
+        promise: |backend| (backend != "host-gw").then_some(Promise::heals("made anew at once, flows within 3 s", 3.0)),
         run: |scene| {
             let device = if scene.world.topology().backend() == "udp" { "flannel0" } else { "flannel.1" };
             scene.cause();
@@ -86,8 +85,9 @@ pub(super) const FAULTS: &[Fault] = &[
         name: "rules-flushed",
         what: "iptables' FORWARD policy DROP, then all rules flushed by hand",
         quick: true,
-        needs: NEEDS,
-        promise: |_| Some(Promise::heals("set again, flows within 15 s", 15.0)),
+        needs: Needs::NOTHING,
+        // Nothing tells of a rule's end: they are compared every 5 s (-iptables-resync).
+        promise: |_| Some(Promise::heals("set again, flows within 7 s", 7.0)),
         run: |scene| {
             policy_drop(scene)?;
             scene.flows_on()?;
@@ -100,7 +100,7 @@ pub(super) const FAULTS: &[Fault] = &[
         name: "forward-drop",
         what: "iptables' FORWARD policy set to DROP, as Docker does",
         quick: false,
-        needs: NEEDS,
+        needs: Needs::NOTHING,
         promise: |_| Some(Promise { says: "flannel's rules let it through: nothing is lost", ..Promise::NOTHING }),
         run: |scene| {
             scene.cause();

@@ -1,10 +1,16 @@
 //! What befalls the daemon of a host.
 
+use std::time::Duration;
+
 use super::{Fault, Limit, Needs, Promise, Scene};
 use crate::netns::{Context, Error, Result, SOON, Signal, eventually, holds};
 
 /// The backend whose daemon carries the packets itself.
 const USERSPACE: &str = "udp";
+/// More than a lease lives.
+const JUMP: Duration = Duration::from_secs(25 * 3600);
+/// Timers stand still while a host sleeps: the daemon reads the boot clock every minute.
+const RENEWED: Duration = Duration::from_secs(70);
 
 /// Nothing is lost where the kernel carries the packets; where the daemon does, they wait for it.
 fn kernel_goes_on(backend: &str) -> Option<Promise> {
@@ -19,7 +25,7 @@ pub(super) const FAULTS: &[Fault] = &[
         name: "flanneld-kill",
         what: "flanneld killed by SIGKILL, back after 1.5 s",
         quick: true,
-        needs: Needs { more_members: 0, lease_ttl: None, more_hosts: 0 },
+        needs: Needs::NOTHING,
         promise: kernel_goes_on,
         run: |scene| {
             scene.cause();
@@ -37,7 +43,7 @@ pub(super) const FAULTS: &[Fault] = &[
         name: "flanneld-stop",
         what: "flanneld stopped for longer than its lease lives (4 s here), then started",
         quick: true,
-        needs: Needs { more_members: 0, lease_ttl: Some(4), more_hosts: 0 },
+        needs: Needs { lease_ttl: Some(4), ..Needs::NOTHING },
         promise: |_| {
             Some(Promise::heals("the others drop its route; 5 s after its return it flows, on the same subnet", 5.0))
         },
@@ -57,7 +63,7 @@ pub(super) const FAULTS: &[Fault] = &[
         name: "flanneld-upgrade",
         what: "flanneld stopped and another build of it started",
         quick: false,
-        needs: Needs { more_members: 0, lease_ttl: None, more_hosts: 0 },
+        needs: Needs::NOTHING,
         promise: kernel_goes_on,
         run: |scene| {
             let copy = scene.world.directory().join("flanneld-next");
@@ -76,10 +82,34 @@ pub(super) const FAULTS: &[Fault] = &[
         },
     },
     Fault {
-        name: "suspend",
-        what: "a host's flanneld stands still for longer than its lease, as when the clock jumps or the host sleeps",
+        name: "clock-jump",
+        what: "the boot clock that a host's flanneld sees jumps 25 h ahead, as after sleep: past the end of its lease",
         quick: false,
-        needs: Needs { more_members: 0, lease_ttl: Some(4), more_hosts: 0 },
+        needs: Needs::NOTHING,
+        // Only a process of one thread can be moved to another clock; udp's daemon has some that carry packets.
+        promise: |backend| {
+            let promise = Promise { says: "nothing is lost; it renews its lease within 70 s", ..Promise::NOTHING };
+            (backend != USERSPACE).then_some(promise)
+        },
+        run: |scene| {
+            let key = scene.victim().subnet_env()?.key();
+            let lease = || scene.world.etcd().get(&key)?.context(|| format!("{key} is gone"));
+            let before = lease()?;
+            let log = scene.world.directory().join("clock.log");
+            scene.cause();
+            scene.victim().daemon()?.process().jump_boot_clock(JUMP, &log)?;
+            eventually("the lease is renewed", RENEWED, || {
+                if lease()?.mod_revision > before.mod_revision { Ok(()) } else { Err(Error::new("not yet")) }
+            })?;
+            let after = lease()?;
+            if after.value == before.value { Ok(()) } else { Err(Error::new(format!("changed: {after:?}"))) }
+        },
+    },
+    Fault {
+        name: "suspend",
+        what: "a host's flanneld stands still (SIGSTOP) for longer than its lease lives (4 s here)",
+        quick: false,
+        needs: Needs { lease_ttl: Some(4), ..Needs::NOTHING },
         promise: |_| Some(Promise::heals("5 s after waking it has its lease back, and it flows", 5.0)),
         run: |scene| {
             let key = scene.victim().subnet_env()?.key();
@@ -95,9 +125,9 @@ pub(super) const FAULTS: &[Fault] = &[
     },
     Fault {
         name: "join-storm",
-        what: "twenty more hosts join at the same moment",
+        what: "fifty more hosts join at the same moment",
         quick: false,
-        needs: Needs { more_members: 0, lease_ttl: None, more_hosts: 20 },
+        needs: Needs { more_hosts: 50, ..Needs::NOTHING },
         promise: |_| Some(Promise::NOTHING),
         run: |scene| {
             let late: Vec<_> = scene.world.nodes()[4..].iter().collect();
@@ -120,14 +150,14 @@ pub(super) const FAULTS: &[Fault] = &[
         name: "config-broken",
         what: "flannel's config in etcd overwritten with nonsense for 2 s",
         quick: false,
-        needs: Needs { more_members: 0, lease_ttl: None, more_hosts: 0 },
+        needs: Needs::NOTHING,
         promise: |_| Some(Promise { says: "running hosts go on: nothing is lost", ..Promise::NOTHING }),
         run: |scene| {
             scene.cause();
             scene.world.etcd().put("/coreos.com/network/config", "{")?;
             scene.try_new_host()?;
             scene.try_new_container()?;
-            holds("the daemon runs on", std::time::Duration::from_secs(2), || {
+            holds("the daemon runs on", Duration::from_secs(2), || {
                 let ended = scene.victim().daemon()?.process().exited()?;
                 ended.map_or(Ok(()), |status| Err(Error::new(format!("it ended: {status}"))))
             })?;
@@ -154,5 +184,5 @@ pub(super) fn back(scene: &Scene<'_>, key: &str) -> Result<()> {
 
 /// A promise about the share lost while the cause lasts.
 pub(super) const fn share(says: &'static str, percent: f64) -> Promise {
-    Promise { says, victim: Limit::Share(percent), bystander: Limit::Nothing }
+    Promise { says, victim: Limit::Share(percent), ..Promise::NOTHING }
 }

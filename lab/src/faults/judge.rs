@@ -28,7 +28,7 @@ pub fn judge(promise: &Promise, measured: &Measured) -> Vec<String> {
     if promise.bystander == Limit::Nothing && measured.bystander_lost > 0 {
         broken.push(format!("{} pings lost between hosts that were not hit", measured.bystander_lost));
     }
-    if let Some(why) = &measured.tcp_broken {
+    if let Some(why) = measured.tcp_broken.as_ref().filter(|_| promise.connections) {
         broken.push(format!("the TCP connection broke: {why}"));
     }
     broken
@@ -61,7 +61,7 @@ mod tests {
     #[test]
     fn each_limit_is_broken_by_what_it_limits() {
         let heals = Promise::heals("heals", 3.0);
-        let share = Promise { says: "some", victim: Limit::Share(30.0), bystander: Limit::Nothing };
+        let share = Promise { says: "some", victim: Limit::Share(30.0), ..Promise::NOTHING };
         for promise in [Promise::NOTHING, heals, share] {
             assert_eq!(judge(&promise, &measured()), Vec::<String>::new());
         }
@@ -80,5 +80,8 @@ mod tests {
         let hit = Measured { bystander_lost: 2, tcp_broken: Some("reset".to_owned()), ..measured() };
         let broken = judge(&Promise::heals("heals", 3.0), &hit);
         assert_eq!(broken.len(), 2, "{broken:?}");
+        // But where the container at the other end was started anew.
+        let anew = Promise { connections: false, ..Promise::heals("heals", 3.0) };
+        assert_eq!(judge(&anew, &hit).len(), 1);
     }
 }

@@ -1,10 +1,9 @@
 //! What befalls the leases.
 
 use super::host::{back, gone};
-use super::{Fault, Limit, Needs, Promise};
+use super::{Fault, Needs, Promise};
 use crate::netns::{Error, SOON};
 
-const NEEDS: Needs = Needs { more_members: 0, lease_ttl: None, more_hosts: 0 };
 /// The exit code of a daemon whose lease belongs to another host.
 const CONFLICT: i32 = 3;
 
@@ -13,8 +12,8 @@ pub(super) const FAULTS: &[Fault] = &[
         name: "lease-deleted",
         what: "a host's lease deleted from etcd by hand",
         quick: false,
-        needs: NEEDS,
-        promise: |_| Some(Promise::heals("put back, flows within 5 s", 5.0)),
+        needs: Needs::NOTHING,
+        promise: |_| Some(Promise::heals("put back at once, flows within 2 s", 2.0)),
         run: |scene| {
             let key = scene.victim().subnet_env()?.key();
             let before = scene.world.etcd().get(&key)?;
@@ -30,7 +29,7 @@ pub(super) const FAULTS: &[Fault] = &[
         name: "lease-stolen",
         what: "another host's address written into a host's lease; taken out again after 1 s, and the host started again",
         quick: true,
-        needs: NEEDS,
+        needs: Needs::NOTHING,
         promise: |_| {
             Some(Promise::heals("its daemon ends with code 3 and says why; flows 5 s after its new start", 5.0))
         },
@@ -59,13 +58,9 @@ pub(super) const FAULTS: &[Fault] = &[
         name: "same-address",
         what: "a second host joins with a host's public address for 3 s",
         quick: false,
-        needs: NEEDS,
+        needs: Needs::NOTHING,
         promise: |_| {
-            Some(Promise {
-                says: "told by name; flows 70 s after the second one's end",
-                victim: Limit::Heals(70.0),
-                bystander: Limit::Nothing,
-            })
+            Some(Promise::heals("told by name; flows 15 s after the second one's end", 15.0))
         },
         run: |scene| {
             let network = &scene.world.topology().network[0].name;

@@ -2,17 +2,16 @@
 
 use super::host::share;
 use super::{Fault, Needs, Promise};
-use crate::netns::{Context, limit};
+use crate::netns::{Context, Error, SOON, eventually, limit};
 
-const NEEDS: Needs = Needs { more_members: 0, lease_ttl: None, more_hosts: 0 };
 
 pub(super) const FAULTS: &[Fault] = &[
     Fault {
         name: "host-cut",
         what: "a host's cable pulled for 3 s, its end keeps carrier",
         quick: true,
-        needs: NEEDS,
-        promise: |_| Some(Promise::heals("flows 5 s after the cable is back; the others lose nothing", 5.0)),
+        needs: Needs::NOTHING,
+        promise: |_| Some(Promise::heals("flows 3 s after the cable is back; the others lose nothing", 3.0)),
         run: |scene| {
             scene.cause();
             scene.world.cable(scene.victim().name(), false)?;
@@ -26,8 +25,8 @@ pub(super) const FAULTS: &[Fault] = &[
         name: "link-flap",
         what: "a host's interface down and up again: the kernel forgets its routes",
         quick: true,
-        needs: NEEDS,
-        promise: |_| Some(Promise::heals("flows 5 s after the link is up", 5.0)),
+        needs: Needs::NOTHING,
+        promise: |_| Some(Promise::heals("flows 3 s after the link is up", 3.0)),
         run: |scene| {
             scene.cause();
             scene.victim().ip("link set eth0 down")?;
@@ -42,7 +41,7 @@ pub(super) const FAULTS: &[Fault] = &[
         name: "mtu-shrunk",
         what: "the MTU of a host's interface 100 bytes smaller for 2 s",
         quick: false,
-        needs: NEEDS,
+        needs: Needs::NOTHING,
         promise: |_| Some(Promise { says: "small packets: nothing is lost", ..Promise::NOTHING }),
         run: |scene| {
             scene.cause();
@@ -57,7 +56,7 @@ pub(super) const FAULTS: &[Fault] = &[
         name: "packet-loss",
         what: "every tenth packet that reaches a host is dropped by chance for 3 s",
         quick: false,
-        needs: NEEDS,
+        needs: Needs::NOTHING,
         promise: |_| Some(share("no more is lost than the link loses (at most 25 %), nothing afterwards", 25.0)),
         run: |scene| {
             let rules = scene.world.directory().join("loss.nft");
@@ -77,15 +76,20 @@ pub(super) const FAULTS: &[Fault] = &[
         name: "slow-link",
         what: "a host's interface sends 4 Mbit/s at most for 2 s (tbf)",
         quick: false,
-        needs: NEEDS,
-        promise: |_| Some(share("nothing is lost but what stands in the queue when it goes (at most 5 %)", 5.0)),
+        needs: Needs::NOTHING,
+        promise: |_| Some(Promise { says: "packets wait, nothing is lost", ..Promise::NOTHING }),
         run: |scene| {
             scene.cause();
             limit(scene.victim(), "eth0", "4mbit")?;
             scene.last(2.0)?;
-            scene.victim().exec("tc qdisc del dev eth0 root")?;
             scene.cured();
-            Ok(())
+            // A link that is fast again sends what has waited; a queue taken away would throw it away.
+            limit(scene.victim(), "eth0", "10gbit")?;
+            eventually("the queue is empty", SOON, || {
+                let state = scene.victim().exec("tc -s qdisc show dev eth0")?;
+                if state.contains("backlog 0b") { Ok(()) } else { Err(Error::new(state)) }
+            })?;
+            scene.victim().exec("tc qdisc del dev eth0 root").map(drop)
         },
     },
 ];

@@ -19,6 +19,8 @@ const PATIENCE: Duration = Duration::from_secs(20);
 pub struct Options {
     /// The daemon under trial.
     pub flanneld: PathBuf,
+    /// The plugin of the labs' Docker hosts.
+    pub plugin: PathBuf,
     /// What an upgrade brings in its place; a copy of the same unless given.
     pub upgrade_to: Option<PathBuf>,
     /// What the labs are made of, before what each fault needs.
@@ -92,10 +94,13 @@ fn carry_out(fault: &Fault, backend: &str, promise: &Promise, options: &Options)
 fn story(fault: &Fault, promise: &Promise, world: &World, options: &Options) -> Result<Measured> {
     let nodes: Vec<&Node> = world.nodes()[..3].iter().collect();
     world.start(&nodes)?;
+    if let Some(dockerd_args) = fault.needs.docker {
+        world.with_docker(&nodes[..2], &options.plugin, dockerd_args)?;
+    }
     world.populate(&nodes)?;
     world.settle(&nodes)?;
     let _capture = world.capture()?;
-    let scene = Scene::begin(world, options.upgrade_to.as_deref())?;
+    let scene = Scene::begin(world, fault.needs.inbound, options.upgrade_to.as_deref())?;
     (fault.run)(&scene)?;
     let limit = match promise.victim {
         Limit::Heals(seconds) => Duration::from_secs_f64(seconds),

@@ -6,12 +6,14 @@ use std::time::Duration;
 
 use super::{Measured, Newcomer, timeline};
 use crate::measure::{Flow, FlowReport, now};
-use crate::netns::{Context, Daemon, Error, Node, Result, SOON, World, eventually, holds};
+use crate::netns::{Context, Daemon, Error, Node, NodePod, Process, Result, SOON, World, eventually, holds};
 
 /// What is looked at to say that a flow flows: so many answers in so long.
 const STEADY: (usize, Duration) = (30, Duration::from_millis(400));
 /// The number of the pod that a fault adds to the host that is hit.
 const NEW_POD: u8 = 9;
+/// Longer than Docker waits for anything.
+const DOCKER: Duration = Duration::from_secs(90);
 /// How long a new host gets while the cause lasts, before it counts as waiting.
 const JOIN: Duration = Duration::from_millis(1500);
 
@@ -33,14 +35,14 @@ pub struct Scene<'a> {
 }
 
 impl<'a> Scene<'a> {
-    /// Starts the flows: c1 to c2, and c3 to c2.
-    pub(super) fn begin(world: &'a World, upgrade_to: Option<&'a Path>) -> Result<Self> {
-        let target = world.nodes()[1].pod()?.server()?;
-        let flow = |node: &Node| -> Result<Flow> {
-            node.pod()?.run(|_| Flow::start(target))?.context(|| format!("a flow from {} to {target}", node.name()))
+    /// Starts the flows: c1 to c2 (`inbound`: c2 to c1), and c3 to c2.
+    pub(super) fn begin(world: &'a World, inbound: bool, upgrade_to: Option<&'a Path>) -> Result<Self> {
+        let flow = |from: usize, to: usize| -> Result<Flow> {
+            let (from, target) = (&world.nodes()[from], world.nodes()[to].pod()?.server()?);
+            from.pod()?.run(|_| Flow::start(target))?.context(|| format!("a flow from {} to {target}", from.name()))
         };
         let begin = now();
-        let flows = (flow(&world.nodes()[0])?, flow(&world.nodes()[2])?);
+        let flows = (if inbound { flow(1, 0)? } else { flow(0, 1)? }, flow(2, 1)?);
         let scene = Self {
             world,
             upgrade_to,
@@ -101,7 +103,30 @@ impl<'a> Scene<'a> {
         Ok(())
     }
 
-    fn reaches(&self, pod: &crate::netns::NodePod) -> Result<()> {
+    /// `docker run` of a new container on the host that is hit, in the background.
+    pub(super) fn begin_new_container(&self) -> Result<Process> {
+        self.victim().docker()?.begin_to_run(self.victim(), NEW_POD)
+    }
+
+    /// The same command later: still at it, as who waits for something that will come back, and not given up.
+    pub(super) fn new_container_waits(&self, run: &Process) -> Result<()> {
+        if let Some(status) = run.exited()? {
+            return Err(Error::new(format!("docker run did not wait: {status}: {}", run.log())));
+        }
+        self.new_container.set(Some(Newcomer::Waits));
+        Ok(())
+    }
+
+    /// The new container of such a command comes, and reaches the other host.
+    pub(super) fn new_container_comes(&self, run: &Process) -> Result<()> {
+        let status = run.exit_within(DOCKER)?;
+        if !status.success() {
+            return Err(Error::new(format!("docker run: {status}: {}", run.log())));
+        }
+        self.reaches(&self.victim().container(&self.world.topology().network[0].name, NEW_POD)?)
+    }
+
+    fn reaches(&self, pod: &NodePod) -> Result<()> {
         let target = self.other().pod()?.server()?;
         eventually("the new container reaches the other host", Duration::from_millis(1500), || {
             pod.run(|_| Flow::start(target))?.context(String::new)?.stop().context(String::new).map(drop)

@@ -18,8 +18,10 @@ const PINGS: u16 = 5;
 const PING_PACE: Duration = Duration::from_millis(10);
 /// How long an answer may take.
 const PATIENCE: Duration = Duration::from_secs(2);
-/// Bytes of the TCP check: more than one window.
-const TCP_BYTES: usize = 256 * 1024;
+/// Bytes of the TCP check unless told otherwise: more than one window.
+pub const TCP_BYTES: usize = 256 * 1024;
+/// Bytes that are written at once.
+const CHUNK: usize = 64 * 1024;
 /// How long the throughput is driven.
 const DRIVE: Duration = Duration::from_millis(100);
 /// How long what is under way then may take to arrive.
@@ -58,6 +60,8 @@ pub struct Ask {
     pub target: SocketAddr,
     /// The MTU of the path as flannel tells it.
     pub mtu: u32,
+    /// How much [`Check::Tcp`] carries.
+    pub bytes: usize,
     /// What to try.
     pub checks: Vec<Check>,
 }
@@ -99,7 +103,7 @@ fn try_one(ask: &Ask, check: Check) -> (std::io::Result<f64>, f64) {
             }
             Err(error) => Err(error),
         },
-        Check::Tcp => tcp(ask.target),
+        Check::Tcp => tcp(ask.target, ask.bytes),
         Check::Udp => udp(ask.target, 64, true),
         Check::ExactMtu => udp(ask.target, payload(ask.target.ip(), mtu), true),
         Check::AboveMtu => match udp(ask.target, payload(ask.target.ip(), mtu + 1), true) {
@@ -181,20 +185,24 @@ pub(super) fn connect_echo(target: SocketAddr) -> std::io::Result<TcpStream> {
     connect(target, ECHO)
 }
 
-fn tcp(target: SocketAddr) -> std::io::Result<f64> {
+fn tcp(target: SocketAddr, bytes: usize) -> std::io::Result<f64> {
     let begin = Instant::now();
     let mut stream = connect(target, SUM)?;
-    let mut bytes = vec![0; TCP_BYTES];
-    fastrand::fill(&mut bytes);
-    stream.write_all(&bytes)?;
-    let got = answer(&mut stream)?;
+    let mut chunk = vec![0; CHUNK];
     let mut sum = Sha256::new();
-    sum.update(&bytes);
-    let wanted = line(sum, bytes.len());
-    if got == wanted {
+    let mut left = bytes;
+    while left > 0 {
+        let chunk = &mut chunk[..left.min(CHUNK)];
+        fastrand::fill(chunk);
+        sum.update(&*chunk);
+        stream.write_all(chunk)?;
+        left -= chunk.len();
+    }
+    let got = answer(&mut stream)?;
+    if got == line(sum, bytes) {
         return Ok(begin.elapsed().as_secs_f64() * 1000.0);
     }
-    Err(std::io::Error::other(format!("{TCP_BYTES} bytes to {target} came as {:?}", got.trim())))
+    Err(std::io::Error::other(format!("{bytes} bytes to {target} came as {:?}", got.trim())))
 }
 
 fn udp(target: SocketAddr, payload: usize, whole: bool) -> std::io::Result<f64> {
@@ -228,7 +236,7 @@ fn udp(target: SocketAddr, payload: usize, whole: bool) -> std::io::Result<f64> 
 fn throughput(target: SocketAddr) -> std::io::Result<f64> {
     let mut stream = connect(target, SUM)?;
     stream.set_read_timeout(Some(DRAIN))?;
-    let chunk = vec![0x5a; 64 * 1024];
+    let chunk = vec![0x5a; CHUNK];
     let begin = Instant::now();
     let mut sent = 0_usize;
     while begin.elapsed() < DRIVE {

@@ -14,6 +14,8 @@ use sha2::{Digest as _, Sha256};
 
 /// The port that is served everywhere.
 pub const PORT: u16 = 7411;
+/// The port of a host behind which the server of its first container is published.
+pub const PUBLISHED: u16 = 7412;
 /// What a client that wants a checksum begins with.
 pub(super) const SUM: u8 = b's';
 /// What a client that wants its bytes back begins with.
@@ -50,6 +52,20 @@ impl Server {
         std::thread::spawn(move || accept(&listener, &flag));
         Ok(Self { ended })
     }
+}
+
+/// The addresses of the place one stands in, but for those of a link only.
+pub fn own_addresses() -> std::io::Result<Vec<IpAddr>> {
+    let mut found = Vec::new();
+    for interface in nix::ifaddrs::getifaddrs()? {
+        let Some(address) = interface.address else { continue };
+        if let Some(v4) = address.as_sockaddr_in() {
+            found.push(v4.ip().into());
+        } else if let Some(v6) = address.as_sockaddr_in6().filter(|v6| !v6.ip().is_unicast_link_local()) {
+            found.push(v6.ip().into());
+        }
+    }
+    Ok(found)
 }
 
 impl Drop for Server {

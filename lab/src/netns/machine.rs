@@ -102,6 +102,13 @@ impl Machine {
         self.directory.join("lib")
     }
 
+    /// A file of it, by the path inside: what is mounted there is not seen in its directories from outside. The path
+    /// must not lead over links to absolute paths.
+    pub fn open(&self, path: &str) -> Result<fs::File> {
+        let path = format!("/proc/{}/root{path}", self.init.as_raw_pid());
+        fs::File::open(&path).context(|| path.clone())
+    }
+
     /// Where its files and logs are.
     pub fn directory(&self) -> &Path {
         &self.directory
@@ -220,7 +227,7 @@ fn cgroup_of(host: &Host) -> String {
     format!("{}{}", super::namespace::prefix(host.lab()), host.name())
 }
 
-fn only_child(parent: u32) -> Result<Pid> {
+pub(super) fn only_child(parent: u32) -> Result<Pid> {
     let path = format!("/proc/{parent}/task/{parent}/children");
     let children = fs::read_to_string(&path).context(|| path.clone())?;
     children.trim().parse().ok().and_then(Pid::from_raw).context(|| format!("{path}: {children:?}"))

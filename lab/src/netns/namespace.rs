@@ -8,9 +8,10 @@ use std::marker::PhantomData;
 use std::os::fd::AsFd as _;
 use std::path::Path;
 use std::process::Command;
-use std::sync::{PoisonError, RwLock};
+use std::sync::{PoisonError, RwLock, RwLockReadGuard};
 use std::thread::{self, JoinHandle};
 
+use rustix::mount::mount_bind;
 use rustix::process::{Pid, Signal, kill_process};
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
@@ -42,10 +43,7 @@ pub struct Namespace {
 impl Namespace {
     /// Makes `fllab-<pid>-<lab>-<role>` with the loopback interface up.
     pub fn create(lab: usize, role: &str) -> Result<Self> {
-        let open = OPEN.read().unwrap_or_else(PoisonError::into_inner);
-        if !*open {
-            return Err(Error::new("interrupted"));
-        }
+        let open = still_open()?;
         let name = format!("{}{role}", prefix(lab));
         output(Command::new("ip").args(["netns", "add", &name]))?;
         let path = Path::new(DIRECTORY).join(&name);
@@ -63,6 +61,18 @@ impl Namespace {
         let path = Path::new(DIRECTORY).join(name);
         let file = File::open(&path).context(|| path.display().to_string())?;
         Ok(Self { name: name.to_owned(), file, ours: false })
+    }
+
+    /// Gives a namespace of another's making, a container's, a name of ours: `fllab-<pid>-<lab>-<role>`. It goes with
+    /// what is inside, as one of ours.
+    pub(super) fn adopt(lab: usize, role: &str, file: File) -> Result<Self> {
+        let _open = still_open()?;
+        let name = format!("{}{role}", prefix(lab));
+        let path = Path::new(DIRECTORY).join(&name);
+        std::fs::write(&path, "").context(|| path.display().to_string())?;
+        let adopted = Self { name, file, ours: true };
+        adopted.run(|_| mount_bind("/proc/thread-self/ns/net", &path))?.context(|| path.display().to_string())?;
+        Ok(adopted)
     }
 
     /// The name `ip netns` knows it by.
@@ -126,6 +136,12 @@ impl Namespace {
     }
 }
 
+/// Held while a namespace is made or a program started, so that an interruption waits until it can be seen.
+pub(super) fn still_open() -> Result<RwLockReadGuard<'static, bool>> {
+    let open = OPEN.read().unwrap_or_else(PoisonError::into_inner);
+    if *open { Ok(open) } else { Err(Error::new("interrupted")) }
+}
+
 impl Drop for Namespace {
     fn drop(&mut self) {
         // Clean-up after an interruption may have been quicker.
@@ -151,14 +167,18 @@ pub(super) fn join<T>(ended: thread::Result<T>) -> T {
 fn remove(name: &str) -> Result<()> {
     let pids = output(Command::new("ip").args(["netns", "pids", name]))?;
     for pid in pids.split_whitespace().filter_map(|p| p.parse().ok()).filter_map(Pid::from_raw) {
-        // One that ended meanwhile is what we want.
-        if let Err(e) = kill_process(pid, Signal::KILL)
-            && e != rustix::io::Errno::SRCH
-        {
-            eprintln!("{name}: process {}: {e}", pid.as_raw_pid());
-        }
+        kill(pid);
     }
     output(Command::new("ip").args(["netns", "del", name])).map(drop)
+}
+
+fn kill(pid: Pid) {
+    // One that ended meanwhile is what we want.
+    if let Err(e) = kill_process(pid, Signal::KILL)
+        && e != rustix::io::Errno::SRCH
+    {
+        eprintln!("process {}: {e}", pid.as_raw_pid());
+    }
 }
 
 /// The start of the name of everything lab `lab` of this process makes.
@@ -166,12 +186,23 @@ pub(super) fn prefix(lab: usize) -> String {
     format!("{PREFIX}{}-{lab}-", std::process::id())
 }
 
-/// For a program that was interrupted: no namespace can be made any more, and all that this process made goes, with the
-/// programs inside.
+/// For a program that was interrupted: no namespace can be made and no program started any more, and all that this
+/// process made goes, with the programs inside.
 pub fn abandon() {
     *OPEN.write().unwrap_or_else(PoisonError::into_inner) = false;
+    // One just started may still be on its way into its namespace.
+    children().into_iter().for_each(kill);
     let own = format!("{PREFIX}{}-", std::process::id());
     sweep_where(|name| name.starts_with(&own));
+}
+
+/// The processes that this one has started.
+fn children() -> Vec<Pid> {
+    let threads = std::fs::read_dir("/proc/self/task").into_iter().flatten().flatten();
+    let lists = threads.filter_map(|thread| std::fs::read_to_string(thread.path().join("children")).ok());
+    lists.flat_map(|list| list.split_whitespace().filter_map(|pid| pid.parse().ok()).collect::<Vec<_>>())
+        .filter_map(Pid::from_raw)
+        .collect()
 }
 
 /// Removes what processes that were killed could not remove themselves: namespaces with the programs in them, cgroups,

@@ -69,6 +69,11 @@ impl Host {
 }
 
 impl Pod {
+    /// A container that something else has made.
+    pub(super) fn adopted(namespace: Namespace, address: Ipv4Addr, directory: &Path) -> Self {
+        Self { namespace, v4: Some(address), v6: None, directory: directory.to_owned() }
+    }
+
     /// Its IPv4 address.
     ///
     /// # Panics

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use rustix::process::{Pid, Signal, kill_process};
 
+use super::namespace::still_open;
 use super::{Context, Error, Result, eventually};
 
 /// A running program. Clones are the same program; it is killed when the last one goes.
@@ -41,6 +42,7 @@ impl Process {
     }
 
     fn spawn(name: &str, command: &mut Command, log: &Path) -> Result<Self> {
+        let _open = still_open()?;
         let child = command.stdin(Stdio::null()).spawn().context(|| format!("starting {name}: {command:?}"))?;
         let pid = Pid::from_child(&child);
         let running = Running { name: name.to_owned(), pid, log: log.to_owned(), child: Mutex::new(child) };
@@ -70,6 +72,12 @@ impl Process {
             return Err(Error::new(format!("{} has ended: {status}", self.running.name)));
         }
         kill_process(self.running.pid, signal).context(|| format!("{}: {signal:?}", self.running.name))
+    }
+
+    /// Runs `body`, which stops and looks into the process; nobody else waits for it meanwhile.
+    pub(super) fn traced<T>(&self, body: impl FnOnce(u32) -> Result<T>) -> Result<T> {
+        let _child = self.running.child();
+        body(self.pid())
     }
 
     /// Waits for its end.

@@ -8,6 +8,7 @@
 //!                  +----- r1 -----+
 //! ```
 
+mod docker_host;
 mod matrix;
 mod node;
 mod wiring;
@@ -23,6 +24,7 @@ use super::namespace::{join, prefix, sweep};
 use super::{Context, Error, Etcd, Namespace, Process, Result, SOON, eventually};
 use crate::topology::Topology;
 
+pub use docker_host::DockerHost;
 pub use node::{Node, NodePod};
 pub use wiring::limit;
 
@@ -106,6 +108,11 @@ impl World {
     /// Starts the daemons of these hosts at once and waits until each has its lease.
     pub fn start(&self, nodes: &[&Node]) -> Result<()> {
         self.each(nodes, |node| node.start(self))
+    }
+
+    /// Makes these hosts, whose daemons run, Docker hosts with this plugin: their pods are containers then.
+    pub fn with_docker(&self, nodes: &[&Node], plugin: &Path, dockerd_args: &[&str]) -> Result<()> {
+        self.each(nodes, |node| node.become_docker_host(plugin, dockerd_args))
     }
 
     /// Puts a pod for each network on each of these hosts, and servers on pods and hosts.

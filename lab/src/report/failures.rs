@@ -9,11 +9,12 @@ pub fn failures(results: &Results, settings: &[(String, String)]) -> String {
     let mut text = String::from(
         "# What happens when something is down\n\n\
          Found by running it, not written by hand: `flannel-lab fault all`, then `flannel-lab failures`. Each fault has a \
-         lab of its own with three hosts; a ping every 10 ms and a TCP connection run from the host that is hit to \
+         lab of its own with four hosts; a ping every 10 ms and a TCP connection run from the host that is hit to \
          another, and a second pair between hosts that are not. *New container*: one made on the host that is hit, \
          while it lasts. *New host*: one that joins while it lasts; *waits* means that it joined as soon as it was over. \
-         After every fault a new host joined and was reached, and every TCP connection lived on. A dash: not tried.\n\n\
-         Times are of one run on a busy machine; the promise is what holds. The figures of the udp backend differ where \
+         After every fault a new host joined and was reached, and every TCP connection lived on but those to containers \
+         that Docker started anew. A dash: not tried.\n\n\
+         Times are of one run, three labs at once; the promise is what holds. The figures of the udp backend differ where \
          its daemon is down, because it carries the packets itself.\n\n",
     );
     for (name, value) in settings {

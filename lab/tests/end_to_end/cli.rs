@@ -66,11 +66,11 @@ async fn the_command_line() {
     assert!(said(&none).contains(&format!("there is no lab {}", lab.0)), "{}", said(&none));
 
     let first = lab.must(&["up", "--backend", "host-gw"]).await;
-    assert!(first.contains("all 21 paths up, host-gw, "), "{first}");
+    assert!(first.contains("all 60 paths as they should be, host-gw, "), "{first}");
     assert_eq!(lab.left(&engine).await, (4, 1));
 
     let second = lab.must(&["up"]).await;
-    assert!(second.contains("all 21 paths up, host-gw, "), "{second}");
+    assert!(second.contains("all 60 paths as they should be, host-gw, "), "{second}");
     assert!(!second.contains("starts the early dockerd"), "the second run starts no host again: {second}");
 
     let host2 = container(&engine, &lab.0, "h2").await;
@@ -78,15 +78,20 @@ async fn the_command_line() {
     let cut = lab.run(&["matrix"]).await;
     let text = said(&cut);
     assert_eq!(cut.status.code(), Some(1), "{text}");
-    for path in ["ping c1 on h1 -> c2 on h2: 0 of 3", "tcp c2 on h2 <- c3 on h3: not tried"] {
+    for path in ["ping c1 -> c2: 5 of 5 pings", "tcp with checksum c2 -> c3: "] {
         assert!(text.contains(path), "{path:?} is not named: {text}");
     }
-    assert!(!text.contains("DOWN: ping c1 on h1 -> c3 on h3"), "{text}");
-    assert!(text.contains(&format!("logs and state of each host: target/diagnosis/{}", lab.0)), "{text}");
+    assert!(!text.contains("ping c1 -> c3: "), "{text}");
+    let diagnosis = format!("target/diagnosis/{}", lab.0);
+    assert!(text.contains(&format!("logs, captures and state of each host: {diagnosis}")), "{text}");
+    for file in ["h1.txt", "h2.txt", "h3.txt", "h1.pcap", "h2.pcap", "h3.pcap", "etcd.txt"] {
+        let found = std::fs::metadata(format!("{ROOT}/{diagnosis}/{file}"));
+        assert!(found.as_ref().is_ok_and(|file| file.len() > 100), "{file}: {found:?}");
+    }
 
     lab.must(&["down"]).await;
     assert_eq!(lab.left(&engine).await, (0, 0));
-    std::fs::remove_dir_all(format!("{ROOT}/target/diagnosis/{}", lab.0)).unwrap();
+    std::fs::remove_dir_all(format!("{ROOT}/{diagnosis}")).unwrap();
 }
 
 /// The container that a service of the lab runs in.

@@ -15,17 +15,19 @@ mod support;
 
 use std::time::Duration;
 
-use flannel_lab::old_matrix as matrix;
 use flannel_lab::progress::Progress;
-use flannel_lab::workload::{Ipam, Workload, ensure_network};
+use flannel_lab::topology::Topology;
+use flannel_lab::workload::{Ipam, Trial, Workload, ensure_network};
 use flannel_lab::{Error, Result};
 
 use support::TestLab;
 
 /// The transfer of the acceptance: 100 MB each way between any two hosts.
-const BIG: u64 = 100_000_000;
+const BIG: usize = 100_000_000;
 /// For the repetition with another IPAM: enough to fill windows and buffers.
-const SMALL: u64 = 4_000_000;
+const SMALL: usize = 4_000_000;
+/// Between three containers, hosts, lease addresses and published ports.
+const PATHS: usize = 60;
 /// New hosts must know each other within this time.
 const SETTLE: Duration = Duration::from_secs(15);
 
@@ -70,7 +72,7 @@ async fn story(lab: &TestLab, promise: &Promise) -> Result<()> {
     progress.say("plain networks: Docker's IPAM takes its pool from the lease");
     let workloads = join(lab, "plain", Ipam::Docker).await?;
     addresses_and_mtu(&workloads, promise).await?;
-    try_all(&workloads, BIG, &progress).await?;
+    try_all(&workloads, promise, BIG, &progress).await?;
     progress.say("the way out, and a published port");
     reaches_the_underlay(lab, &workloads[0]).await?;
     publishes_a_port(lab, &workloads[0]).await?;
@@ -79,7 +81,7 @@ async fn story(lab: &TestLab, promise: &Promise) -> Result<()> {
     progress.say("networks whose addresses the plugin hands out");
     let workloads = join(lab, "own", Ipam::Flannel).await?;
     addresses_and_mtu(&workloads, promise).await?;
-    try_all(&workloads, SMALL, &progress).await?;
+    try_all(&workloads, promise, SMALL, &progress).await?;
     leave(&workloads).await?;
 
     progress.say("nothing is left");
@@ -105,11 +107,20 @@ async fn leave(workloads: &[Workload]) -> Result<()> {
     futures_util::future::join_all(all).await.into_iter().collect()
 }
 
-async fn try_all(workloads: &[Workload], bytes: u64, progress: &Progress) -> Result<()> {
-    let outcomes = matrix::settle_and_run(workloads, SETTLE, bytes, progress).await?;
-    let names: Vec<String> = workloads.iter().map(Workload::label).collect();
-    print!("{}", matrix::render(&names, &outcomes));
-    matrix::all_up(workloads, &outcomes)
+/// The matrix of `flannel-lab`, then so many bytes between any two hosts.
+async fn try_all(workloads: &[Workload], promise: &Promise, bytes: usize, progress: &Progress) -> Result<()> {
+    let topology = Topology::load("three-hosts")?.with_backend(Some(promise.backend));
+    let trial = Trial::new(workloads, &topology).await?;
+    trial.settle(SETTLE).await?;
+    let matrix = trial.run(promise.backend, std::time::Instant::now(), progress).await?;
+    print!("{}", matrix.render());
+    if !matrix.wrong().is_empty() {
+        trial.capture_failed(&matrix).await?;
+    }
+    expect_eq("paths", &matrix.paths(), &PATHS)?;
+    expect_eq("failed checks", &matrix.wrong(), &Vec::new())?;
+    progress.say(format_args!("{bytes} bytes between any two hosts"));
+    trial.carry(bytes).await
 }
 
 /// Each host has a lease of its own; subnet.env and etcd say the same of it.

@@ -41,7 +41,7 @@ impl TestLab {
         for image in ["flannel-lab-etcd", "flannel-lab-host"] {
             engine.image_id(&format!("{image}:{tag}")).await?;
         }
-        for file in ["flannel.tar", "busybox.tar"] {
+        for file in ["flannel.tar", "busybox.tar", "flannel-lab"] {
             if !Path::new(IMAGES).join(file).is_file() {
                 return Err(Error::State(format!("target/images/{file} is missing: run ci/images")));
             }

@@ -81,8 +81,11 @@ fn up_status_exec_matrix_down() {
     assert_eq!(cut.status.code(), Some(1), "{text}");
     assert!(text.contains("ping c1 -> c2: 5 of 5 pings to "), "{text}");
     assert!(!text.contains("ping c1 -> c3:"), "{text}");
-    assert!(text.contains("logs and state of each host: "), "{text}");
-    assert!(lab.results.path().join("target/diagnosis").join(&lab.name).join("h2.txt").exists(), "{text}");
+    assert!(text.contains("logs, captures and state of each host: "), "{text}");
+    for file in ["h2.txt", "underlay.pcap"] {
+        let file = lab.results.path().join("target/diagnosis").join(&lab.name).join(file);
+        assert!(std::fs::metadata(&file).is_ok_and(|file| file.len() > 100), "{}: {text}", file.display());
+    }
     let json: serde_json::Value = serde_json::from_str(&std::fs::read_to_string(json).unwrap()).unwrap();
     assert_eq!(json["backend"], "host-gw");
 
@@ -94,14 +97,23 @@ fn up_status_exec_matrix_down() {
 /// Ctrl-C in the middle, and `kill -9` in the middle: nothing stays, at the latest when the next lab is made.
 #[test]
 fn interrupted_and_killed_labs_leave_nothing() {
-    let lab = Named::new("end");
+    leaves_nothing("end", &["matrix", "--in", "namespaces"], |names| names.len() >= 4);
+}
+
+/// The same where hosts are Docker hosts, with containers.
+#[test]
+fn interrupted_and_killed_docker_hosts_leave_nothing() {
+    let words = ["fault", "plugin-kill", "--backend", "vxlan"];
+    leaves_nothing("docker-end", &words, |names| names.iter().any(|name| name.contains("-h1c1-")));
+}
+
+fn leaves_nothing(role: &str, words: &[&str], far_enough: impl Fn(&[String]) -> bool) {
+    let lab = Named::new(role);
     for signal in [Signal::INT, Signal::KILL] {
-        let mut child =
-            lab.command(&["matrix", "--in", "namespaces"]).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+        let mut child = lab.command(words).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
         let pid = child.id().to_string();
-        eventually("some of the lab", SOON, || match namespaces_of(&pid).len() {
-            0..4 => Err(Error::new("too little")),
-            _ => Ok(()),
+        eventually("some of the lab", SOON * 3, || {
+            if far_enough(&namespaces_of(&pid)) { Ok(()) } else { Err(Error::new("too little")) }
         })
         .unwrap();
         rustix::process::kill_process(rustix::process::Pid::from_child(&child), signal).unwrap();
@@ -116,7 +128,20 @@ fn interrupted_and_killed_labs_leave_nothing() {
         let files = std::fs::read_dir(std::env::temp_dir()).unwrap().flatten();
         let left = files.filter(|f| f.file_name().to_string_lossy().starts_with(&format!("fllab-{pid}-"))).count();
         assert_eq!(left, 0, "{signal:?}");
+        // A client of a Docker that was killed ends by itself.
+        eventually("the end of all processes", SOON, || match lines_with(&format!("fllab-{pid}-")) {
+            none if none.is_empty() => Ok(()),
+            some => Err(Error::new(format!("{signal:?}: {some:#?}"))),
+        })
+        .unwrap();
     }
+}
+
+/// The command lines that contain this text.
+fn lines_with(text: &str) -> Vec<String> {
+    let processes = std::fs::read_dir("/proc").unwrap().flatten();
+    let lines = processes.filter_map(|process| std::fs::read(process.path().join("cmdline")).ok());
+    lines.map(|line| String::from_utf8_lossy(&line).replace('\0', " ")).filter(|line| line.contains(text)).collect()
 }
 
 #[test]

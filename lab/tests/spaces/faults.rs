@@ -14,6 +14,7 @@ fn keep_their_promise(wanted: impl Fn(&Fault) -> bool, backend: &str, jobs: usiz
     assert!(!faults.is_empty());
     let options = Options {
         flanneld: flanneld(),
+        plugin: flanneld().with_file_name("flannel-docker"),
         upgrade_to: None,
         topology: Topology::load("three-hosts").unwrap(),
         jobs,
@@ -59,6 +60,7 @@ fn a_broken_promise_is_seen_and_leaves_evidence() {
     let directory = diagnoses().join("deliberate");
     let options = Options {
         flanneld: flanneld(),
+        plugin: flanneld().with_file_name("flannel-docker"),
         upgrade_to: None,
         topology: Topology::load("three-hosts").unwrap(),
         jobs: 1,

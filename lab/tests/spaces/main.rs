@@ -7,7 +7,7 @@ mod report;
 
 use std::path::{Path, PathBuf};
 
-use flannel_lab::netns::{Node, Result, World};
+use flannel_lab::netns::{Error, Node, Result, World};
 use flannel_lab::topology::Topology;
 
 /// The daemon of the same build.
@@ -15,13 +15,16 @@ fn flanneld() -> PathBuf {
     Path::new(env!("CARGO_BIN_EXE_flannel-lab")).with_file_name("flanneld")
 }
 
-/// A lab with everything in it.
+/// A lab with everything in it; one that does not come up leaves the state of every host, and says where.
 fn world(topology: &Topology) -> Result<World> {
     let world = World::build(topology, &flanneld())?;
     let nodes: Vec<&Node> = world.nodes().iter().collect();
-    world.start(&nodes)?;
-    world.populate(&nodes)?;
-    world.settle(&nodes)?;
+    let made = world.start(&nodes).and_then(|()| world.populate(&nodes)).and_then(|()| world.settle(&nodes));
+    if let Err(error) = made {
+        let directory = diagnoses().join(format!("lab-{}-{}", topology.name, topology.backend()));
+        world.write_diagnosis(&directory)?;
+        return Err(Error::new(format!("{error}\nlogs and state of every host: {}", directory.display())));
+    }
     Ok(world)
 }
 
@@ -110,6 +113,21 @@ fn a_cut_path_a_small_mtu_and_a_lost_server_are_seen() {
     let seen = wrong(&world);
     assert!(seen.contains(&"Ping c1 c2".to_owned()) && !seen.contains(&"Ping c1 c3".to_owned()), "{seen:#?}");
     assert!(!seen.contains(&"Tcp c1 c2".to_owned()), "{seen:#?}");
+}
+
+/// Any implementation can stand in any place: here a copy under another name.
+#[test]
+fn a_host_runs_the_program_that_the_topology_names() {
+    let directory = tempfile::tempdir().unwrap();
+    let other = directory.path().join("another-flanneld");
+    std::fs::copy(flanneld(), &other).unwrap();
+    let mut topology = Topology::load("three-hosts").unwrap();
+    topology.host[1].flanneld = Some(other.clone());
+    let world = world(&topology).unwrap();
+    for (node, wanted) in world.nodes().iter().zip([flanneld(), other, flanneld()]) {
+        let program = format!("/proc/{}/exe", node.daemon().unwrap().process().pid());
+        assert_eq!(std::fs::read_link(program).unwrap(), wanted.canonicalize().unwrap(), "{}", node.name());
+    }
 }
 
 #[test]

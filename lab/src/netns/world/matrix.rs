@@ -3,12 +3,11 @@
 use std::net::{IpAddr, SocketAddr};
 use std::thread;
 
-use super::node::PUBLISHED;
 use super::{Node, World};
-use crate::matrix::{Cell, Kind, Path, Phase, Place, by_asker, cells, plan};
-use crate::measure::{Answer, Ask, PORT, ask_all};
+use crate::matrix::{Cell, Kind, Matrix, Path, Phase, Place, by_asker, cells, plan};
+use crate::measure::{Answer, Ask, PORT, PUBLISHED, ask_all};
 use crate::netns::namespace::join;
-use crate::netns::{Context, Error, Namespace, Result, SubnetEnv};
+use crate::netns::{Context, Error, Namespace, Result, SOON, Signal, SubnetEnv, eventually};
 
 impl World {
     /// Every place of the populated hosts.
@@ -57,10 +56,27 @@ impl World {
 
     /// Tries every path once; all askers at once, but one after the other for the throughput.
     pub fn try_all(&self, places: &[Place]) -> Result<Vec<Cell>> {
-        let paths: Vec<Path> = plan(places, self.topology());
+        let paths = plan(places, self.topology());
+        Ok(cells(&paths, self.try_paths(places, &paths)?))
+    }
+
+    /// Tries what failed once more while every port of the switch is captured: the packets are evidence for
+    /// [`World::write_diagnosis`], what becomes of them now is told nowhere.
+    pub fn capture_failed(&self, matrix: &Matrix) -> Result<()> {
+        let capture = self.capture()?;
+        eventually("tcpdump listens", SOON, || {
+            let said = capture.log();
+            if said.contains("listening on") { Ok(()) } else { Err(Error::new(said)) }
+        })?;
+        self.try_paths(&matrix.places, &matrix.failed())?;
+        capture.signal(Signal::TERM)?;
+        capture.exit_within(SOON).map(drop)
+    }
+
+    fn try_paths(&self, places: &[Place], paths: &[Path]) -> Result<Vec<Answer>> {
         let mut answers: Vec<Answer> = Vec::new();
         for phase in [Phase::Quiet, Phase::Transfers] {
-            let askers = by_asker(places, &paths, phase);
+            let askers = by_asker(places, paths, phase);
             let told = thread::scope(|scope| {
                 let threads: Vec<_> =
                     askers.iter().map(|(name, asks)| scope.spawn(move || self.ask(places, name, asks))).collect();
@@ -68,10 +84,10 @@ impl World {
             })?;
             answers.extend(told.concat());
         }
-        for (name, asks) in &by_asker(places, &paths, Phase::Throughput) {
+        for (name, asks) in &by_asker(places, paths, Phase::Throughput) {
             answers.extend(self.ask(places, name, asks)?);
         }
-        Ok(cells(&paths, answers))
+        Ok(answers)
     }
 
     fn ask(&self, places: &[Place], name: &str, asks: &[Ask]) -> Result<Vec<Answer>> {

@@ -5,13 +5,10 @@ use std::ops::Deref;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 
-use super::{World, wiring};
-use crate::measure::{PORT, Server};
+use super::{DockerHost, World, wiring};
+use crate::measure::{PORT, PUBLISHED, Server};
 use crate::netns::{Context, Daemon, Error, Flanneld, Host, Namespace, Pod, Result, SOON, SubnetEnv, eventually};
 use crate::topology::{HostSpec, Topology};
-
-/// The port of a host behind which its first pod's server is published.
-pub(super) const PUBLISHED: u16 = 8080;
 
 /// A pod with its network and its server.
 #[derive(Debug)]
@@ -22,9 +19,10 @@ pub struct NodePod {
     _server: Server,
 }
 
-/// A host. What can be done on a [`Host`] can be done on it.
+/// A host. What can be done on a [`Host`] can be done on it. Fields in the order they have to go.
 #[derive(Debug)]
 pub struct Node {
+    docker: OnceLock<DockerHost>,
     host: Host,
     spec: HostSpec,
     networks: Vec<String>,
@@ -54,6 +52,7 @@ impl Node {
         let host = Host::new(lab, spec.name.clone(), namespace, address, directory, wiring::endpoints(topology));
         let networks = topology.networks_of(spec).map(|network| network.name.clone()).collect();
         Ok(Self {
+            docker: OnceLock::new(),
             host,
             spec: spec.clone(),
             networks,
@@ -165,8 +164,31 @@ impl Node {
         SubnetEnv::value(&text, "FLANNEL_MTU")?.parse().context(|| format!("{}: FLANNEL_MTU", self.name()))
     }
 
-    /// One more pod on a network; each number once.
+    /// Gives it a Docker and this plugin; its first network's daemon must run.
+    pub(super) fn become_docker_host(&self, plugin: &Path, dockerd_args: &[&str]) -> Result<()> {
+        let docker = DockerHost::boot(&self.host, plugin, dockerd_args)?;
+        self.docker.set(docker).map_err(|_| Error::new(format!("{} is a Docker host already", self.name())))
+    }
+
+    /// Its Docker.
+    pub fn docker(&self) -> Result<&DockerHost> {
+        self.docker.get().context(|| format!("{} is no Docker host", self.name()))
+    }
+
+    /// A container that runs on this Docker host, with a server in it.
+    pub fn container(&self, network: &str, number: u8) -> Result<NodePod> {
+        let pod = self.docker()?.adopt(&self.host, number)?;
+        let addresses: Vec<IpAddr> = pod.addresses().collect();
+        let server = serve(&pod, &addresses)?;
+        Ok(NodePod { network: network.to_owned(), pod, _server: server })
+    }
+
+    /// One more pod on a network; each number once. On a Docker host it is a container.
     pub fn new_pod(&self, world: &World, network: &str, number: u8) -> Result<NodePod> {
+        if let Some(docker) = self.docker.get() {
+            docker.run(&self.host, number)?;
+            return self.container(network, number);
+        }
         let place = world.topology().network.iter().position(|other| other.name == network).unwrap_or(0);
         let text = self.subnet_text_of(world, network)?;
         let pod = self.host.pod_of(&text, &format!("cbr{place}"), number)?;
@@ -180,7 +202,7 @@ impl Node {
         for (network, number) in self.networks.iter().zip(1..) {
             pods.push(self.new_pod(world, network, number)?);
         }
-        if let Some(first) = pods.first() {
+        if let Some(first) = pods.first().filter(|_| self.docker.get().is_none()) {
             publish(&self.host, first)?;
         }
         let server = serve(&self.host, &self.addresses(world.topology()))?;
@@ -204,6 +226,7 @@ impl NodePod {
                     id: 0,
                     target: (address, PORT).into(),
                     mtu: 0,
+                    bytes: 0,
                     checks: vec![crate::measure::Check::Silence],
                 };
                 // One ping: silence is what is not wanted here.
