@@ -54,6 +54,12 @@ pub struct Metrics {
     pub entries_removed: Counter,
     pub entries_retried: Counter,
     pub entries_unknown: Counter,
+    pub entry_requests: Counter,
+    pub reach_requests: Counter,
+    pub dump_requests: Counter,
+    pub datagrams: Counter,
+    pub notifications_lost: Counter,
+    pub etcd_calls: Counter,
     pub looks: Counter,
     pub device_repairs: Counter,
     pub rule_repairs: Counter,
@@ -106,6 +112,12 @@ pub static METRICS: Metrics = Metrics {
     entries_removed: Counter::new(),
     entries_retried: Counter::new(),
     entries_unknown: Counter::new(),
+    entry_requests: Counter::new(),
+    reach_requests: Counter::new(),
+    dump_requests: Counter::new(),
+    datagrams: Counter::new(),
+    notifications_lost: Counter::new(),
+    etcd_calls: Counter::new(),
     looks: Counter::new(),
     device_repairs: Counter::new(),
     rule_repairs: Counter::new(),
@@ -152,6 +164,20 @@ impl Metrics {
         );
         let unknown = [("", &self.entries_unknown)];
         page.counter("flannel_entries_unknown", "Times the kernel's answers were lost to an overrun.", &unknown);
+        let requests = [
+            ("what=\"entry\"", &self.entry_requests),
+            ("what=\"reach\"", &self.reach_requests),
+            ("what=\"table\"", &self.dump_requests),
+        ];
+        page.counter("flannel_kernel_requests", "Requests about entries to the kernel.", &requests);
+        let datagrams = [("", &self.datagrams)];
+        page.counter("flannel_kernel_datagrams", "Datagrams that brought the kernel these requests.", &datagrams);
+        page.counter(
+            "flannel_kernel_notifications_lost",
+            "Times the kernel told more than was read: all entries are compared.",
+            &[("", &self.notifications_lost)],
+        );
+        page.counter("flannel_etcd_calls", "Calls of etcd; a watch is one.", &[("", &self.etcd_calls)]);
         page.counter("flannel_comparisons", "Comparisons of all entries with the kernel.", &[("", &self.looks)]);
         let repairs = [("what=\"device\"", &self.device_repairs), ("what=\"rules\"", &self.rule_repairs)];
         page.counter("flannel_repairs", "Changes by other programs that were put right.", &repairs);

@@ -37,8 +37,11 @@ const LONGEST: Duration = Duration::from_secs(600);
 /// How long after a loss the comparison waits for more of the same kind.
 const SETTLE: Duration = Duration::from_millis(100);
 /// How long the hosts have to put their leases back into an etcd that has lost its data: longer than any of them needs
-/// to notice.
+/// to notice, and than etcd needs to tell all hosts of each.
 const GRACE: Duration = Duration::from_secs(60);
+const GRACE_EACH: Duration = Duration::from_millis(50);
+/// How many dropped leases are named.
+const NAMED: usize = 10;
 /// Comparisons may take this part of the processor's time, one in so many: when nothing happens, and when losses follow
 /// each other.
 const SHARE: (u32, u32) = (4000, 10);
@@ -147,6 +150,8 @@ impl<'a> Programme<'a> {
     ) {
         let (mut updates, mut losses) = (Vec::new(), Vec::new());
         let mut next_beat = Instant::now();
+        // What an earlier run left, before anything is put.
+        self.look().await;
         loop {
             // Every arm may be dropped; the work is done after the choice.
             let wake = tokio::select! {
@@ -207,7 +212,8 @@ impl<'a> Programme<'a> {
         self.check_own(own.map(|l| &l.attrs));
         if lost_data || self.grace.is_some() {
             let missing = self.view.restore(leases);
-            let end = *self.grace.get_or_insert_with(|| Instant::now() + GRACE);
+            let all = GRACE + GRACE_EACH * u32::try_from(missing).unwrap_or(u32::MAX);
+            let end = *self.grace.get_or_insert_with(|| Instant::now() + all);
             self.next_look = self.next_look.min(end);
             tracing::warn!(
                 "etcd has lost data: {missing} leases of other hosts are missing, they stay in force for {} s unless put \
@@ -227,8 +233,10 @@ impl<'a> Programme<'a> {
         self.grace = None;
         let gone = self.view.drop_missing();
         if !gone.is_empty() {
-            let names: Vec<String> = gone.iter().map(ToString::to_string).collect();
-            tracing::warn!("leases that etcd lost and nobody has put back are dropped: {}", names.join(", "));
+            let names: Vec<String> = gone.iter().take(NAMED).map(ToString::to_string).collect();
+            let more = if gone.len() > NAMED { ", ..." } else { "" };
+            let (count, names) = (gone.len(), names.join(", "));
+            tracing::warn!("{count} leases that etcd lost and nobody has put back are dropped: {names}{more}");
         }
         self.stale.extend(gone);
     }
@@ -256,9 +264,8 @@ impl<'a> Programme<'a> {
                 self.device_in_doubt |= scope.owned.contains(&index);
                 concerns(&index)
             }
-            Loss::Route(index) => concerns(&index),
-            Loss::Neighbour(index) => scope.owned.contains(&index),
-            Loss::Gone(entry) => self.reconciler.has(&entry),
+            Loss::Routes(index) => concerns(&index),
+            Loss::Gone(slot) => self.reconciler.has(&slot),
             Loss::Stands(entry) => self.reconciler.is_contradicted_by(&entry),
             Loss::Unknown => {
                 self.device_in_doubt = true;

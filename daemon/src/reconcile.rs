@@ -87,9 +87,9 @@ impl<K: Kernel> Reconciler<K> {
         self.installed.holds_another(entry)
     }
 
-    /// Whether this entry stands, as far as known.
-    pub fn has(&self, entry: &Entry) -> bool {
-        self.installed.has(entry)
+    /// Whether something stands there, as far as known.
+    pub fn has(&self, slot: &Slot) -> bool {
+        self.installed.get(slot).is_some()
     }
 
     /// Carries out the difference.

@@ -7,26 +7,24 @@
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
 use std::future::pending;
-use std::sync::Arc;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use tokio::time::timeout;
 
-use crate::driver::{Driver, Guards, Looked, Settings};
+use crate::driver::{Driver, Looked, open};
 use crate::engine::Engine;
-use crate::firewall::Guard;
-use crate::firewall::iptables::Iptables;
+use crate::gateway;
 use crate::lease::SubnetFile;
 use crate::links::Links as _;
 use crate::links::netlink::Netlink;
-use crate::nat::nft::Nft;
 use crate::opts::Opts;
 use crate::reconcile::{Difference, Remedy, View, compare};
-use crate::state::{self, State, Store};
+use crate::state::{self, State};
 
 mod plugin;
 mod rules;
+mod table;
 
 /// The method of the plugin that puts right what can be.
 pub const REPAIR: &str = "FlannelDocker.Repair";
@@ -78,6 +76,19 @@ impl Repaired {
     }
 }
 
+impl Problem {
+    /// What differs in the packet filter.
+    fn of_rules(kind: &'static str, problem: String) -> Self {
+        let remedy = "the plugin writes them again every half minute, and at once with -fix".to_owned();
+        Self { kind, problem, remedy, fixable: true }
+    }
+
+    /// A packet filter that can't be looked at for want of a program.
+    fn unreadable(problem: String, program: &str) -> Self {
+        Self { kind: "rules-unreadable", problem, remedy: format!("install {program}, as root"), fixable: false }
+    }
+}
+
 impl From<&Difference> for Problem {
     fn from(difference: &Difference) -> Self {
         let (remedy, fixable) = match difference.remedy() {
@@ -117,9 +128,13 @@ pub async fn run(opts: &Opts) -> Result<Report, String> {
     if !opts.fix || report.problems.is_empty() {
         return Ok(report);
     }
+    let before = report.problems;
     let repaired = doctor.fix(opts).await?;
     report = doctor.examine().await?;
-    report.fixed = repaired.done;
+    // Rules are written anew whatever was off with them, so nobody tells what it was.
+    let gone = before.into_iter().filter(|p| p.fixable && !report.problems.contains(p)).map(|p| p.problem);
+    let fixed: BTreeSet<_> = repaired.done.into_iter().chain(gone).collect();
+    report.fixed = fixed.into_iter().collect();
     for reason in repaired.left {
         for problem in report.problems.iter_mut().filter(|p| reason.starts_with(&p.problem)) {
             reason.trim_start_matches(&problem.problem).trim_start_matches(": ").clone_into(&mut problem.remedy);
@@ -139,7 +154,7 @@ struct Doctor<'a> {
 impl<'a> Doctor<'a> {
     fn new(opts: &'a Opts) -> Result<Self, String> {
         let name = opts.driver_name()?;
-        let links = open_links(opts)?;
+        let links = open::links(opts)?;
         Ok(Self { opts, name, engine: Engine::at(opts.docker_socket.clone()), links })
     }
 
@@ -199,6 +214,8 @@ impl<'a> Doctor<'a> {
         };
         problems.extend(compare(&view).iter().map(Problem::from));
         problems.extend(rules::compare(&crate::driver::rules(&state), &self.opts.chain()).await);
+        let nat = gateway::nat(&state, gateway::takes_localnet);
+        problems.extend(table::compare(&nat, &self.opts.table()).await);
         if !state.networks.is_empty() && !forwards() {
             problems.push(Problem {
                 kind: "no-forwarding",
@@ -216,21 +233,8 @@ impl<'a> Doctor<'a> {
         if plugin::answers(&self.opts.socket).await.is_ok() {
             return plugin::repair(&self.opts.socket).await;
         }
-        let store = Store::open(&opts.state_dir).map_err(|e| e.to_string())?;
-        let settings = Settings {
-            name: self.name.clone(),
-            subnet_file: SubnetFile(opts.subnet_file.clone()),
-            engine: self.engine.clone(),
-        };
-        let guards =
-            Guards { forward: Guard::start(Iptables::new(opts.chain())), nat: Guard::start(Nft::new(opts.table())) };
-        let driver = Arc::new(Driver::new(settings, store, open_links(opts)?, guards));
-        Ok(Repaired::of(&driver.repair_all().await))
+        Ok(Repaired::of(&Driver::open(opts)?.repair_all().await))
     }
-}
-
-fn open_links(opts: &Opts) -> Result<Netlink, String> {
-    Netlink::open(&opts.state_dir.display().to_string()).map_err(|e| format!("no netlink socket: {e}"))
 }
 
 fn forwards() -> bool {

@@ -38,6 +38,7 @@ mod endpoint;
 mod ipam;
 mod looks;
 mod network;
+pub mod open;
 mod options;
 mod publish;
 mod reconcile;
@@ -148,7 +149,7 @@ impl<L: Links> Driver<L> {
             let mut done = self.ensure_network(id, &network).await;
             if done.is_ok() {
                 // Cables that lost their bridge before we came.
-                done = self.replug(id, &network).await;
+                done = self.replug(id).await;
             }
             match done {
                 Ok(()) => restored += 1,
@@ -216,7 +217,7 @@ impl<L: Links> Driver<L> {
     /// be held.
     async fn ensure_network(&self, id: &str, network: &Network) -> Result<(), Error> {
         if self.links.ensure_bridge(&bridge_spec(id, network)?).await? {
-            self.replug(id, network).await?;
+            self.replug(id).await?;
         }
         if network.gateway {
             gateway::allow_localnet(&names::bridge(id)?);
@@ -224,10 +225,11 @@ impl<L: Links> Driver<L> {
         Ok(())
     }
 
-    async fn replug(&self, id: &str, network: &Network) -> Result<(), Error> {
+    async fn replug(&self, id: &str) -> Result<(), Error> {
         let bridge = names::bridge(id)?;
-        for endpoint in network.endpoints.keys() {
-            self.links.replug(&names::host_end(endpoint)?, &bridge).await?;
+        let endpoints = |s: &State| s.networks.get(id).map(|n| n.endpoints.keys().cloned().collect::<Vec<_>>());
+        for endpoint in self.store.read(endpoints).unwrap_or_default() {
+            self.links.replug(&names::host_end(&endpoint)?, &bridge).await?;
         }
         Ok(())
     }

@@ -4,16 +4,11 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use flannel_core::flags::Stop;
-use flannel_docker::driver::{Driver, Guards, Settings};
-use flannel_docker::engine::Engine;
-use flannel_docker::firewall::Guard;
-use flannel_docker::firewall::iptables::Iptables;
+use flannel_docker::driver::Driver;
 use flannel_docker::lease::SubnetFile;
-use flannel_docker::links::netlink::Netlink;
-use flannel_docker::nat::nft::Nft;
 use flannel_docker::opts::{self, Opts, PROGRAM};
 use flannel_docker::ready::Ready;
-use flannel_docker::{doctor, server, socket, state};
+use flannel_docker::{doctor, server, socket};
 use tokio::signal::unix::{SignalKind, signal};
 use tracing::{Level, error, info, warn};
 
@@ -102,16 +97,7 @@ async fn run(opts: Opts) -> Result<(), String> {
     let mut terminate = signal(SignalKind::terminate()).map_err(|e| format!("no signals: {e}"))?;
     let mut interrupt = signal(SignalKind::interrupt()).map_err(|e| format!("no signals: {e}"))?;
 
-    let store = state::Store::open(&opts.state_dir).map_err(|e| e.to_string())?;
-    let links = Netlink::open(&opts.state_dir.display().to_string()).map_err(|e| format!("no netlink socket: {e}"))?;
-    let guards =
-        Guards { forward: Guard::start(Iptables::new(opts.chain())), nat: Guard::start(Nft::new(opts.table())) };
-    let settings = Settings {
-        name: name.clone(),
-        subnet_file: SubnetFile(opts.subnet_file.clone()),
-        engine: Engine::at(opts.docker_socket.clone()),
-    };
-    let driver = Arc::new(Driver::new(settings, store, links, guards));
+    let driver = Arc::new(Driver::open(&opts)?);
     let (listener, file) = socket::listen(&opts.socket).await?;
     info!("driver {name} on {}, lease from {}", opts.socket.display(), opts.subnet_file.display());
 

@@ -18,6 +18,7 @@ use flannel_core::name::IfName;
 use ipnet::IpNet;
 
 use crate::firewall::Rules;
+use crate::names;
 use crate::ports::Port;
 
 pub mod nft;
@@ -87,6 +88,57 @@ impl Forward {
     }
 }
 
+/// A chain of our table.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Chain {
+    /// Its name.
+    pub name: &'static str,
+    /// Where the kernel calls it, and its place among others there; nothing for one that is jumped to.
+    pub hook: Option<(&'static str, i32)>,
+    /// Its rules, in nft's words.
+    pub rules: Vec<String>,
+}
+
+/// All chains of our table.
+pub fn chains(nat: &Nat) -> [Chain; 5] {
+    let jump = "fib daddr type local jump ports".to_owned();
+    let mut guard = Vec::new();
+    let mut postrouting = Vec::new();
+    for Way { bridge, sides } in &nat.bridges {
+        guard.push(format!("iifname \"{bridge}\" ip daddr 127.0.0.0/8 drop"));
+        guard.push(format!("iifname \"{bridge}\" ip saddr 127.0.0.0/8 drop"));
+        postrouting.push(format!("oifname \"{bridge}\" ip saddr 127.0.0.0/8 masquerade"));
+        for (pool, flannel) in sides {
+            let (ip, multicast) = match pool {
+                IpNet::V4(_) => ("ip", MULTICAST),
+                IpNet::V6(_) => ("ip6", MULTICAST_V6),
+            };
+            postrouting.push(format!("oifname \"{bridge}\" {ip} saddr {pool} ct status dnat masquerade"));
+            postrouting.push(format!(
+                "oifname != \"{bridge}\" {ip} saddr {pool} {ip} daddr != {{ {flannel}, {multicast} }} masquerade"
+            ));
+        }
+    }
+    let chain = |name, hook, rules| Chain { name, hook, rules };
+    [
+        chain("guard", Some(("type filter hook prerouting", -300)), guard),
+        chain("ports", None, nat.ports.iter().filter_map(Forward::rule).collect()),
+        chain(
+            "prerouting",
+            Some(("type nat hook prerouting", -100)),
+            vec!["ip daddr 127.0.0.0/8 return".to_owned(), jump.clone()],
+        ),
+        // The kernel does not let such packets leave the host; our own listener takes them.
+        chain("output", Some(("type nat hook output", -100)), vec!["ip6 daddr ::1 return".to_owned(), jump]),
+        chain("postrouting", Some(("type nat hook postrouting", 100)), postrouting),
+    ]
+}
+
+/// A rule's comment: by it a listed rule is known again, whatever words another version of nft has for it.
+pub fn mark(rule: &str) -> String {
+    format!("{:08x}", names::digest(rule.as_bytes()))
+}
+
 /// The input for `nft -f -`: our table, emptied and filled; without rules only emptied and removed.
 pub fn render(nat: &Nat, table: &str) -> String {
     // Made first, since only what is there can be deleted.
@@ -97,35 +149,17 @@ pub fn render(nat: &Nat, table: &str) -> String {
     // Writing into a String can't fail.
     let mut line = |l: std::fmt::Arguments<'_>| writeln!(text, "{l}").expect("a String takes every write");
     line(format_args!("table inet {table} {{"));
-    line(format_args!("chain guard {{\ntype filter hook prerouting priority -300; policy accept;"));
-    for Way { bridge, .. } in &nat.bridges {
-        line(format_args!("iifname \"{bridge}\" ip daddr 127.0.0.0/8 drop"));
-        line(format_args!("iifname \"{bridge}\" ip saddr 127.0.0.0/8 drop"));
-    }
-    line(format_args!("}}\nchain ports {{"));
-    for rule in nat.ports.iter().filter_map(Forward::rule) {
-        line(format_args!("{rule}"));
-    }
-    line(format_args!("}}\nchain prerouting {{\ntype nat hook prerouting priority -100; policy accept;"));
-    line(format_args!("ip daddr 127.0.0.0/8 return\nfib daddr type local jump ports"));
-    line(format_args!("}}\nchain output {{\ntype nat hook output priority -100; policy accept;"));
-    // The kernel does not let such packets leave the host; our own listener takes them.
-    line(format_args!("ip6 daddr ::1 return\nfib daddr type local jump ports"));
-    line(format_args!("}}\nchain postrouting {{\ntype nat hook postrouting priority 100; policy accept;"));
-    for Way { bridge, sides } in &nat.bridges {
-        line(format_args!("oifname \"{bridge}\" ip saddr 127.0.0.0/8 masquerade"));
-        for (pool, flannel) in sides {
-            let (ip, multicast) = match pool {
-                IpNet::V4(_) => ("ip", MULTICAST),
-                IpNet::V6(_) => ("ip6", MULTICAST_V6),
-            };
-            line(format_args!("oifname \"{bridge}\" {ip} saddr {pool} ct status dnat masquerade"));
-            line(format_args!(
-                "oifname != \"{bridge}\" {ip} saddr {pool} {ip} daddr != {{ {flannel}, {multicast} }} masquerade"
-            ));
+    for Chain { name, hook, rules } in chains(nat) {
+        line(format_args!("chain {name} {{"));
+        if let Some((hook, priority)) = hook {
+            line(format_args!("{hook} priority {priority}; policy accept;"));
         }
+        for rule in &rules {
+            line(format_args!("{rule} comment \"{}\"", mark(rule)));
+        }
+        line(format_args!("}}"));
     }
-    line(format_args!("}}\n}}"));
+    line(format_args!("}}"));
     text
 }
 

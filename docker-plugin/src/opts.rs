@@ -155,14 +155,8 @@ impl Opts {
         if self.state_dir.as_path() == STATE_DIR {
             return CHAIN.to_owned();
         }
-        // FNV-1a: the name must be the same in every run and version, and short (iptables allows 28 characters).
-        let hash = self
-            .state_dir
-            .as_os_str()
-            .as_encoded_bytes()
-            .iter()
-            .fold(0x811c_9dc5_u32, |hash, byte| (hash ^ u32::from(*byte)).wrapping_mul(0x0100_0193));
-        format!("{CHAIN}-{hash:08x}")
+        // Short, since iptables allows 28 characters.
+        format!("{CHAIN}-{:08x}", crate::names::digest(self.state_dir.as_os_str().as_encoded_bytes()))
     }
 }
 

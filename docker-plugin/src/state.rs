@@ -74,6 +74,18 @@ pub struct Network {
 }
 
 impl Network {
+    /// All that it is but its containers.
+    pub fn without_endpoints(&self) -> Self {
+        Self {
+            subnets: self.subnets.clone(),
+            address_space: self.address_space.clone(),
+            flannel: self.flannel.clone(),
+            lease: self.lease.clone(),
+            endpoints: BTreeMap::new(),
+            ..*self
+        }
+    }
+
     /// Whether Docker leaves its addresses to the driver (`--ipam-driver null`).
     pub fn is_without_ipam(&self) -> bool {
         self.address_space == WITHOUT_IPAM

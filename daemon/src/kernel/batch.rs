@@ -118,7 +118,10 @@ impl Socket {
         let mut left = places.iter().copied().peekable();
         while let Some(place) = left.next() {
             match message::request(verb, &entries[place]) {
-                Some(request) => batch.add(self.next_sequence(), place, request, flags),
+                Some(request) => {
+                    METRICS.entry_requests.inc();
+                    batch.add(self.next_sequence(), place, request, flags);
+                }
                 None => failed.push((place, Errno::OPNOTSUPP)),
             }
             if !batch.places.is_empty() && (batch.is_full() || left.peek().is_none()) {
@@ -144,6 +147,7 @@ impl Socket {
         for (chunk, questions) in questions.chunks(REQUESTS).enumerate() {
             let mut batch = Batch::default();
             for (place, question) in questions.iter().enumerate() {
+                METRICS.reach_requests.inc();
                 batch.add(self.next_sequence(), chunk * REQUESTS + place, question.clone(), 0);
             }
             batch.close();
@@ -189,6 +193,7 @@ impl Socket {
             let sequence = self.next_sequence();
             let mut bytes = Vec::new();
             append(&mut bytes, sequence, request.clone(), NLM_F_DUMP);
+            METRICS.dump_requests.inc();
             self.send(&bytes)?;
             if self.dumped(sequence, &mut each).await? {
                 break;

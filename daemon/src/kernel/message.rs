@@ -3,7 +3,7 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use flannel_core::config::Range;
-use flannel_core::entry::{Entry, LinkIndex, Route};
+use flannel_core::entry::{Entry, LinkIndex, Route, Slot};
 use flannel_core::ipnet::IpNet;
 use flannel_core::name::Mac;
 use rtnetlink::RouteMessageBuilder;
@@ -161,16 +161,30 @@ pub(super) fn read_neighbour(message: &NeighbourMessage) -> Option<Entry> {
         NeighbourAttribute::LinkLayerAddress(bytes) => Mac::from_slice(bytes),
         _ => None,
     })?;
-    let ip = message.attributes.iter().find_map(|a| match a {
+    let ip = neighbour_ip(message)?;
+    Some(match message.header.family {
+        AddressFamily::Bridge => Entry::Fdb { link, mac, dst: ip },
+        _ => Entry::Neigh { link, ip, mac },
+    })
+}
+
+/// Where a neighbour or forwarding record stood, by the message that tells of its end: by then it may have no MAC any
+/// more.
+pub(super) fn neighbour_slot(message: &NeighbourMessage) -> Option<Slot> {
+    match read_neighbour(message) {
+        Some(entry) => Some(entry.slot()),
+        None if message.header.family == AddressFamily::Bridge => None,
+        None => neighbour_ip(message).map(|ip| Slot::Neigh(LinkIndex(message.header.ifindex), ip)),
+    }
+}
+
+fn neighbour_ip(message: &NeighbourMessage) -> Option<IpAddr> {
+    message.attributes.iter().find_map(|a| match a {
         NeighbourAttribute::Destination(NeighbourAddress::Inet(ip)) => Some(IpAddr::V4(*ip)),
         NeighbourAttribute::Destination(NeighbourAddress::Inet6(ip)) => Some(IpAddr::V6(*ip)),
         // The family of a forwarding record is the bridge's: the length tells what the bytes are.
         NeighbourAttribute::Destination(NeighbourAddress::Other(bytes)) => address(bytes),
         _ => None,
-    })?;
-    Some(match message.header.family {
-        AddressFamily::Bridge => Entry::Fdb { link, mac, dst: ip },
-        _ => Entry::Neigh { link, ip, mac },
     })
 }
 

@@ -1,15 +1,17 @@
 //! News of the kernel: something of ours may have been taken away.
 
-use flannel_core::entry::{Entry, LinkIndex};
+use flannel_core::entry::{Entry, LinkIndex, Slot};
 use rtnetlink::packet_route::link::LinkFlags;
+use rtnetlink::packet_route::route::RouteProtocol;
 use rtnetlink::packet_route::{AddressFamily, RouteNetlinkMessage};
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
 use super::KernelError;
 use super::batch::decode;
-use super::message::{output, read_neighbour, read_route};
+use super::message::{neighbour_slot, output, read_neighbour, read_route};
 use super::socket::{Socket, is_overrun};
+use crate::metrics::METRICS;
 
 /// `RTMGRP_LINK`, `RTMGRP_NEIGH`, `RTMGRP_IPV4_ROUTE` and `RTMGRP_IPV6_ROUTE` of linux/rtnetlink.h.
 const GROUPS: u32 = 0x1 | 0x4 | 0x40 | 0x400;
@@ -19,12 +21,10 @@ const GROUPS: u32 = 0x1 | 0x4 | 0x40 | 0x400;
 pub enum Loss {
     /// A device is gone.
     Link(LinkIndex),
-    /// A route of this device is gone, or all of them may be.
-    Route(LinkIndex),
-    /// A neighbour of this device is gone.
-    Neighbour(LinkIndex),
-    /// This is gone, perhaps by our own hand.
-    Gone(Entry),
+    /// The routes of this device may be gone.
+    Routes(LinkIndex),
+    /// What stood here is gone, perhaps by our own hand.
+    Gone(Slot),
     /// This stands now, perhaps in the place of something of ours.
     Stands(Entry),
     /// The kernel said more than was read: anything may have gone.
@@ -49,7 +49,10 @@ impl Monitor {
                         .filter(|message| message.port_number() != author)
                         .filter_map(|message| loss(&decode(&message)?))
                         .try_for_each(|loss| sender.send(loss)),
-                    Err(error) if is_overrun(&error) => sender.send(Loss::Unknown),
+                    Err(error) if is_overrun(&error) => {
+                        METRICS.notifications_lost.inc();
+                        sender.send(Loss::Unknown)
+                    }
                     Err(error) => {
                         tracing::warn!("the kernel's notifications can't be read any more: {error}");
                         return;
@@ -89,16 +92,17 @@ fn loss(message: &RouteNetlinkMessage) -> Option<Loss> {
         // A device that goes down takes its routes along without a word about each; one that comes up has none.
         RouteNetlinkMessage::NewLink(link) => {
             let index = LinkIndex(link.header.index);
-            Some(if link.header.flags.contains(LinkFlags::Up) { Loss::Route(index) } else { Loss::Link(index) })
+            Some(if link.header.flags.contains(LinkFlags::Up) { Loss::Routes(index) } else { Loss::Link(index) })
         }
-        RouteNetlinkMessage::DelRoute(route) => output(route).map(|index| Loss::Route(LinkIndex(index))),
+        // The kernel's own routes go with an address, and with a device's last address all its routes without a word.
+        RouteNetlinkMessage::DelRoute(route) if route.header.protocol == RouteProtocol::Kernel => {
+            output(route).map(|index| Loss::Routes(LinkIndex(index)))
+        }
+        RouteNetlinkMessage::DelRoute(route) => read_route(route).map(|route| Loss::Gone(Slot::Route(route.dst))),
         RouteNetlinkMessage::NewRoute(route) => read_route(route).map(|route| Loss::Stands(Entry::Route(route))),
         RouteNetlinkMessage::NewNeighbour(neighbour) => read_neighbour(neighbour).map(Loss::Stands),
-        RouteNetlinkMessage::DelNeighbour(neighbour) if neighbour.header.family == AddressFamily::Bridge => {
-            // A vxlan device does not say who removed a forwarding record.
-            read_neighbour(neighbour).map(Loss::Gone)
-        }
-        RouteNetlinkMessage::DelNeighbour(neighbour) => Some(Loss::Neighbour(LinkIndex(neighbour.header.ifindex))),
+        // The kernel does not say who removed a neighbour or a forwarding record.
+        RouteNetlinkMessage::DelNeighbour(neighbour) => neighbour_slot(neighbour).map(Loss::Gone),
         _ => None,
     }
 }

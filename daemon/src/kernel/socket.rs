@@ -15,6 +15,7 @@ use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
 use super::{Fault, KernelError};
+use crate::metrics::METRICS;
 
 /// How much the kernel may have to say before it is read, in bytes of its own accounting (about 1 KiB a message). It
 /// takes memory only while it is used.
@@ -72,6 +73,7 @@ impl Socket {
 
     /// Hands messages to the kernel, which carries them out before this returns.
     pub(super) fn send(&self, messages: &[u8]) -> io::Result<()> {
+        METRICS.datagrams.inc();
         rustix::io::retry_on_intr(|| rustix::net::send(self.fd.get_ref(), messages, SendFlags::empty()))?;
         Ok(())
     }

@@ -3,7 +3,7 @@
 //! One endpoint is used at a time; one that does not answer makes the next call go to the next. So a dead endpoint in
 //! the list costs one time limit, not every second call.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::HashSet;
 use std::future::Future;
 use std::time::Duration;
@@ -15,6 +15,7 @@ use etcd_client::{
 use flannel_core::key::{SubnetKey, etcd_key};
 use flannel_core::lease::{BadLease, LeaseAttrs};
 use futures_util::{Stream, StreamExt, stream};
+use tokio::time::Instant;
 
 use errors::{is_compacted, is_transport, reason, refusal};
 
@@ -24,13 +25,19 @@ use crate::opts::EtcdOptions;
 
 mod errors;
 
-/// How many leases are asked for at a time: some hundred KiB, far from the 4 MiB that an answer of etcd may have.
+/// How many leases are asked for at a time: some hundred KiB, unless their backends have much to say.
 const PAGE: i64 = 1000;
+/// How large an answer may be, in bytes; as large as etcd lets its own clients take. A page of leases with much data, or
+/// what a watch missed meanwhile, passes the library's 4 MiB, and the same question would have the same answer for ever.
+const LARGEST: usize = i32::MAX.unsigned_abs() as usize;
 /// How often a list is begun again because etcd forgot the moment of its first page.
 const LISTS: u32 = 3;
-/// How long a connection may take to come up, and how long an answer may.
+/// How long a connection may take to come up.
 const CONNECT: Duration = Duration::from_secs(2);
-const ANSWER: Duration = Duration::from_secs(5);
+/// How long an answer may take, at first and at most. An etcd that thousands of hosts ask at once is slow, and what is
+/// given up and asked again only keeps it from answering anybody: so each answer that did not come in time is waited for
+/// twice as long.
+const ANSWER: (Duration, Duration) = (Duration::from_secs(5), Duration::from_secs(80));
 /// How often a silent connection is probed, and how long the probe's answer may take: a watch learns of a black hole
 /// only by this.
 const PROBE: (Duration, Duration) = (Duration::from_secs(10), Duration::from_secs(5));
@@ -43,6 +50,8 @@ pub struct EtcdStore {
     config_key: String,
     subnets_key: String,
     connected: RefCell<Connected>,
+    /// How long the next answer may take.
+    patience: Cell<Duration>,
     /// Keys that were already complained about, so that each is named once.
     named: RefCell<HashSet<String>>,
 }
@@ -85,6 +94,7 @@ impl EtcdStore {
             config_key: etcd_key(&options.prefix, "config"),
             subnets_key: etcd_key(&options.prefix, "subnets"),
             connected: RefCell::default(),
+            patience: Cell::new(ANSWER.0),
             named: RefCell::default(),
         })
     }
@@ -105,12 +115,21 @@ impl EtcdStore {
     {
         let mut reasons = Vec::new();
         for _ in &self.endpoints {
+            METRICS.etcd_calls.inc();
             let attempt = async { operation(self.client().await?).await };
-            let reason = match tokio::time::timeout(ANSWER, attempt).await {
-                Ok(Ok(value)) => return Ok(value),
+            let (patience, asked) = (self.patience.get(), Instant::now());
+            let reason = match tokio::time::timeout(patience, attempt).await {
+                Ok(Ok(value)) => {
+                    // The next page comes about as quickly as this one.
+                    self.patience.set((asked.elapsed() * 4).clamp(ANSWER.0, ANSWER.1));
+                    return Ok(value);
+                }
                 Ok(Err(error)) if !is_transport(&error) => return Err(refusal(reason(&error))),
                 Ok(Err(error)) => self.with_remedy(reason(&error)),
-                Err(_) => format!("no answer within {} s", ANSWER.as_secs()),
+                Err(_) => {
+                    self.patience.set((patience * 2).min(ANSWER.1));
+                    format!("no answer within {} s", patience.as_secs())
+                }
             };
             reasons.push(format!("{}: {reason}", self.give_up_endpoint()));
         }
@@ -178,9 +197,9 @@ impl EtcdStore {
                 let options = GetOptions::new().with_range(end.clone()).with_limit(PAGE);
                 moment.map_or(options.clone(), |moment| options.with_revision(moment))
             };
-            let ask = |mut client: Client| {
+            let ask = |client: Client| {
                 let (from, page) = (from.clone(), page());
-                async move { client.get(from, Some(page)).await }
+                async move { client.kv_client().max_decoding_message_size(LARGEST).get(from, Some(page)).await }
             };
             let response = self.call(ask).await?;
             let revision = *moment.get_or_insert(response.header().map_or(0, etcd_client::ResponseHeader::revision));
@@ -302,7 +321,11 @@ impl SubnetStore for EtcdStore {
 
     async fn watch(&self, after: Revision) -> Result<impl Stream<Item = Result<News, StoreError>> + Unpin, StoreError> {
         let options = || Some(WatchOptions::new().with_prefix().with_start_revision(after.0 + 1));
-        let watch = self.call(|mut c| async move { c.watch(self.subnets_key.as_str(), options()).await }).await?;
+        let ask = |client: Client| async move {
+            let mut client = client.watch_client().max_decoding_message_size(LARGEST);
+            client.watch(self.subnets_key.as_str(), options()).await
+        };
+        let watch = self.call(ask).await?;
         Ok(watch.flat_map(move |response| {
             stream::iter(match response {
                 // A store younger than what we know of it has lost its data: the history we follow is gone. It would

@@ -91,9 +91,18 @@ pub(crate) fn http_get(host: &Host, address: Ipv4Addr, port: u16, path: &str) ->
 
 /// A sample of the metrics of a daemon started with `-healthz-port=8081`.
 pub(crate) fn sample(host: &Host, name: &str) -> Result<u64> {
+    samples(host, [name]).map(|[value]| value)
+}
+
+/// Several samples of one moment.
+pub(crate) fn samples<const N: usize>(host: &Host, names: [&str; N]) -> Result<[u64; N]> {
     let (_, page) = http_get(host, Ipv4Addr::LOCALHOST, 8081, "/metrics")?;
-    let value = page.lines().find_map(|line| line.strip_prefix(name)?.trim().parse().ok());
-    value.context(|| format!("no {name} in {page}"))
+    let mut values = [0; N];
+    for (value, name) in values.iter_mut().zip(names) {
+        let found = page.lines().find_map(|line| line.strip_prefix(name)?.trim().parse().ok());
+        *value = found.context(|| format!("no {name} in {page}"))?;
+    }
+    Ok(values)
 }
 
 /// The source address a datagram from `sender` has when it reaches `address` in `receiver`.

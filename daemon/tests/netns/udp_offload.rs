@@ -130,6 +130,46 @@ fn what_does_not_go_together_goes_apart() {
     });
 }
 
+/// A device that can't sum what the kernel is to cut (EIO, put in by strace): its datagrams go apart.
+#[test]
+fn what_a_device_can_not_cut_goes_apart() {
+    lab(2, &config(true)).check(|lab| {
+        let (h1, h2) = (lab.host(1), lab.host(2));
+        let daemon = h1.up(FLANNELD, &["-healthz-port=8081"])?;
+        h2.up(FLANNELD, &["-healthz-port=8081"])?;
+        let (one, two) = (h1.pod(1)?, h2.pod(1)?);
+        eventually("a first answer", SOON, || one.ping(two.address(), 1)?.all_answered(60))?;
+        let pid = daemon.process().pid();
+        let mut command = h1.command("strace");
+        command.args(["-f", "-qq", "-e", "trace=sendmsg", "-e", "inject=sendmsg:error=EIO:when=20+20"]);
+        command.args(["-o", "/dev/null", "-p", &pid.to_string()]);
+        let tracer = Process::start("strace", command, &h1.directory().join("strace.log"))?;
+        eventually("strace at every thread", SOON, || all_traced(pid))?;
+        transfer(&one, &two, two.address(), MEGABYTES)?;
+        let split = sample(h1, "flannel_udp_split_groups_total")?;
+        assert!(split > 0, "no group was refused");
+        tracer.signal(Signal::TERM)?;
+        tracer.exit_within(SOON)?;
+        // What it rests of: a thousand groups. Then it sends together again.
+        transfer(&one, &two, two.address(), 100 * MEGABYTES)?;
+        assert_eq!(sample(h1, "flannel_udp_split_groups_total")?, split);
+        Ok(())
+    });
+}
+
+/// An error while a thread of this process has no tracer.
+fn all_traced(pid: u32) -> Result<()> {
+    let tasks = format!("/proc/{pid}/task");
+    for task in std::fs::read_dir(&tasks).context(|| tasks.clone())? {
+        let path = task.context(|| tasks.clone())?.path().join("status");
+        let status = std::fs::read_to_string(&path).context(|| path.display().to_string())?;
+        if status.contains("TracerPid:\t0\n") {
+            return Err(Error::new(status));
+        }
+    }
+    Ok(())
+}
+
 /// Flows to two hosts at once, and both arrive whole.
 #[test]
 fn two_hosts_at_once() {

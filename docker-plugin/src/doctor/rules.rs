@@ -19,7 +19,7 @@ pub(super) async fn compare(rules: &RuleSet, chain: &str) -> Vec<Problem> {
                 // Without ip6tables there are no rules to compare.
                 Err(_) if !needed => continue,
                 Err(e) => {
-                    problems.push(problem("rules-unreadable", e, "install iptables, as root", false));
+                    problems.push(Problem::unreadable(e, "iptables"));
                     continue;
                 }
             };
@@ -27,21 +27,11 @@ pub(super) async fn compare(rules: &RuleSet, chain: &str) -> Vec<Problem> {
                 if needed { lines(&render(rules, family, table, chain, true), chain) } else { BTreeSet::new() };
             let there = lines(&there, chain);
             if wanted != there {
-                let what = describe(&wanted, &there, table, chain);
-                problems.push(problem(
-                    "rules-wrong",
-                    what,
-                    "the plugin writes them again every half minute, and at once with -fix",
-                    true,
-                ));
+                problems.push(Problem::of_rules("rules-wrong", describe(&wanted, &there, table, chain)));
             }
         }
     }
     problems
-}
-
-fn problem(kind: &'static str, problem: String, remedy: &str, fixable: bool) -> Problem {
-    Problem { kind, problem, remedy: remedy.to_owned(), fixable }
 }
 
 fn describe(wanted: &BTreeSet<String>, there: &BTreeSet<String>, table: Table, chain: &str) -> String {

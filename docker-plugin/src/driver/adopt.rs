@@ -1,19 +1,79 @@
-//! What Docker tells of a network and its containers, as we would have remembered it.
+//! Taking on again what was lost with the state: what Docker tells of a network and its containers, as we would have
+//! remembered it.
 
 use std::collections::BTreeSet;
 
 use serde_json::json;
+use tracing::info;
 
+use super::Driver;
+use super::options::{self, NetworkOptions};
 use crate::api::network::{CreateNetwork, IpamData};
 use crate::engine::{DockerNetwork, DockerPool};
-use crate::error::Error;
-use crate::links::Owned;
+use crate::error::{Error, short};
+use crate::links::{Links, Owned};
 use crate::names;
 use crate::pool::Pool;
-use crate::state::{Endpoint, Network, State};
+use crate::state::{Endpoint, Network, State, WITHOUT_IPAM};
+
+impl<L: Links> Driver<L> {
+    /// Takes a network on again that Docker has and we have lost.
+    pub(super) async fn adopt_network(&self, docker: &DockerNetwork, devices: &[Owned]) -> Result<bool, Error> {
+        let id = &docker.id;
+        let bridge = names::bridge(id)?;
+        let here = devices.iter().find(|d| d.name == bridge.as_str());
+        let named = docker.options.get(options::NETWORK).map(|name| name.parse()).transpose()?;
+        let known = docker.pools.iter().map(|p| p.subnet).chain(here.iter().flat_map(|b| b.addresses.iter().copied()));
+        let flannel =
+            named.or_else(|| known.filter(|n| n.prefix_len() > 0).find_map(|n| self.find_flannel(&n.trunc())));
+        let lease = self.subnet_file.of(flannel.as_ref()).read()?;
+        let routes = self.links.routes().await?;
+        let space = if docker.ipam_driver == "default" { "LocalDefault".to_owned() } else { self.address_space() };
+        let request = creation(docker, &space, here, &lease)?;
+        let options = NetworkOptions { flannel, ..NetworkOptions::read(&request.options)? };
+        let mut network = self.read_network(&request, options, &lease, &routes)?;
+        if docker.ipam_driver == WITHOUT_IPAM {
+            WITHOUT_IPAM.clone_into(&mut network.address_space);
+        }
+        let known =
+            docker.endpoints.iter().filter_map(|(e, d)| Some((e.clone(), read_endpoint(&d.addresses, &d.mac)?)));
+        network.endpoints = known.collect();
+        let held = self.bridges.lock().await;
+        if self.looks.was_removed(id) {
+            return Ok(false);
+        }
+        let add = |s: &mut State| {
+            if s.networks.contains_key(id) {
+                return Ok(false);
+            }
+            self.check_free(s, id, &network, &lease, &routes)?;
+            if space == self.address_space() {
+                for (pool_id, pool) in lost_pools(id, &network, docker)? {
+                    s.pools.insert(pool_id, pool);
+                }
+            }
+            s.networks.insert(id.clone(), network.clone());
+            Ok(true)
+        };
+        let undo = |s: &mut State, added| {
+            if added {
+                s.networks.remove(id);
+                s.pools.retain(|_, p| p.network.as_deref() != Some(id));
+            }
+        };
+        let added = self.store.change(add, undo).await?;
+        if added {
+            self.ensure_network(id, &network).await?;
+            self.replug(id).await?;
+            info!("network {} ({}): known again, from Docker", docker.name, short(id));
+        }
+        drop(held);
+        Ok(added)
+    }
+}
 
 /// A call as Docker made it when the network was created.
-pub(super) fn creation(
+fn creation(
     docker: &DockerNetwork,
     space: &str,
     bridge: Option<&Owned>,
@@ -51,7 +111,7 @@ pub(super) fn creation(
 
 /// The pools of a network whose PoolIDs only Docker knows. It will name them in its next call about one of them
 /// ([`State::pool_mut`]).
-pub(super) fn lost_pools(id: &str, network: &Network, docker: &DockerNetwork) -> Result<Vec<(String, Pool)>, Error> {
+fn lost_pools(id: &str, network: &Network, docker: &DockerNetwork) -> Result<Vec<(String, Pool)>, Error> {
     let mut pools = Vec::new();
     for subnet in &network.subnets {
         let told = docker.pools.iter().find(|p| p.subnet == subnet.pool);

@@ -83,8 +83,7 @@ impl<L: Links> Driver<L> {
     pub async fn join(&self, request: Join) -> Result<Joined, Error> {
         let Join { network_id, endpoint_id, sandbox_key } = request;
         let network = self.network(&network_id)?;
-        let missing = || Error::UnknownEndpoint { id: short(&endpoint_id).to_owned() };
-        let endpoint = network.endpoints.get(&endpoint_id).ok_or_else(missing)?;
+        let endpoint = self.endpoint(&network_id, &endpoint_id)?;
         let cable = CableSpec {
             host: names::host_end(&endpoint_id)?,
             container: names::container_end(&endpoint_id)?,
@@ -176,9 +175,15 @@ impl<L: Links> Driver<L> {
         }
     }
 
+    /// A network without its endpoints: many calls at once would have as many copies of hundreds.
     pub(super) fn network(&self, id: &str) -> Result<Network, Error> {
-        let network = self.store.read(|s| s.networks.get(id).cloned());
+        let network = self.store.read(|s| s.networks.get(id).map(Network::without_endpoints));
         network.ok_or_else(|| Error::UnknownNetwork { id: short(id).to_owned() })
+    }
+
+    pub(super) fn endpoint(&self, network: &str, id: &str) -> Result<Endpoint, Error> {
+        let endpoint = self.store.read(|s| s.networks.get(network)?.endpoints.get(id).cloned());
+        endpoint.ok_or_else(|| Error::UnknownEndpoint { id: short(id).to_owned() })
     }
 }
 

@@ -25,7 +25,7 @@ impl<L: Links> Driver<L> {
         let wanted = ports::read(&options)?;
         let network = self.network(&network_id)?;
         let missing = || Error::UnknownEndpoint { id: short(&endpoint_id).to_owned() };
-        let endpoint = network.endpoints.get(&endpoint_id).ok_or_else(missing)?;
+        let endpoint = self.endpoint(&network_id, &endpoint_id)?;
         if !network.gateway {
             // Docker publishes them itself, on docker_gwbridge.
             return Ok(Empty {});

@@ -8,15 +8,13 @@ use tokio::time::{Instant, timeout};
 use tracing::{debug, info, warn};
 
 use super::Driver;
-use super::adopt::{creation, lost_pools, read_endpoint};
-use super::options::{self, NetworkOptions};
+use super::adopt::read_endpoint;
 use crate::api::network::EndpointCall;
 use crate::engine::DockerNetwork;
-use crate::error::{Error, short};
+use crate::error::Error;
 use crate::links::{Links, Owned};
-use crate::names;
 use crate::reconcile::{Difference, Remedy, View, compare};
-use crate::state::{State, WITHOUT_IPAM};
+use crate::state::State;
 
 /// How often Docker is asked when nothing is the matter. After a start, or a call that was lost, it is asked more
 /// often, since the end of what it is about may take it a minute.
@@ -272,7 +270,7 @@ impl<L: Links> Driver<L> {
                 let _held = self.bridges.lock().await;
                 let Some(known) = self.store.read(|s| s.networks.get(network).cloned()) else { return Ok(false) };
                 self.ensure_network(network, &known).await?;
-                self.replug(network, &known).await?;
+                self.replug(network).await?;
                 Ok(true)
             }
             Difference::DeviceLeft { device } => {
@@ -295,59 +293,5 @@ impl<L: Links> Driver<L> {
                 pools.filter(|p| p.subnet.contains(&address)).for_each(|p| p.release(address));
             })
             .await;
-    }
-
-    /// Takes a network on again that Docker has and we have lost.
-    async fn adopt_network(&self, docker: &DockerNetwork, devices: &[Owned]) -> Result<bool, Error> {
-        let id = &docker.id;
-        let bridge = names::bridge(id)?;
-        let here = devices.iter().find(|d| d.name == bridge.as_str());
-        let named = docker.options.get(options::NETWORK).map(|name| name.parse()).transpose()?;
-        let known = docker.pools.iter().map(|p| p.subnet).chain(here.iter().flat_map(|b| b.addresses.iter().copied()));
-        let flannel =
-            named.or_else(|| known.filter(|n| n.prefix_len() > 0).find_map(|n| self.find_flannel(&n.trunc())));
-        let lease = self.subnet_file.of(flannel.as_ref()).read()?;
-        let routes = self.links.routes().await?;
-        let space = if docker.ipam_driver == "default" { "LocalDefault".to_owned() } else { self.address_space() };
-        let request = creation(docker, &space, here, &lease)?;
-        let options = NetworkOptions { flannel, ..NetworkOptions::read(&request.options)? };
-        let mut network = self.read_network(&request, options, &lease, &routes)?;
-        if docker.ipam_driver == WITHOUT_IPAM {
-            WITHOUT_IPAM.clone_into(&mut network.address_space);
-        }
-        let known =
-            docker.endpoints.iter().filter_map(|(e, d)| Some((e.clone(), read_endpoint(&d.addresses, &d.mac)?)));
-        network.endpoints = known.collect();
-        let held = self.bridges.lock().await;
-        if self.looks.was_removed(id) {
-            return Ok(false);
-        }
-        let add = |s: &mut State| {
-            if s.networks.contains_key(id) {
-                return Ok(false);
-            }
-            self.check_free(s, id, &network, &lease, &routes)?;
-            if space == self.address_space() {
-                for (pool_id, pool) in lost_pools(id, &network, docker)? {
-                    s.pools.insert(pool_id, pool);
-                }
-            }
-            s.networks.insert(id.clone(), network.clone());
-            Ok(true)
-        };
-        let undo = |s: &mut State, added| {
-            if added {
-                s.networks.remove(id);
-                s.pools.retain(|_, p| p.network.as_deref() != Some(id));
-            }
-        };
-        let added = self.store.change(add, undo).await?;
-        if added {
-            self.ensure_network(id, &network).await?;
-            self.replug(id, &network).await?;
-            info!("network {} ({}): known again, from Docker", docker.name, short(id));
-        }
-        drop(held);
-        Ok(added)
     }
 }

@@ -24,7 +24,7 @@ impl Nft {
 
 impl Firewall<Nat> for Nft {
     async fn apply(&self, nat: &Nat) -> Result<(), String> {
-        if nat.is_empty() && !run(&["list", "table", "inet", &self.table], "").await.is_ok_and(|o| o.ok) {
+        if nat.is_empty() && !list(&self.table).await.is_ok_and(|listed| listed.is_some()) {
             // Nothing to remove, or nothing to remove it with: a host without such networks needs no nft.
             return Ok(());
         }
@@ -43,8 +43,19 @@ pub async fn check() -> Result<(), String> {
     run(&["--version"], "").await.map(drop)
 }
 
+/// Our table in nft's words; nothing where there is none.
+pub async fn list(table: &str) -> Result<Option<String>, String> {
+    let outcome = run(&["list", "table", "inet", table], "").await?;
+    match outcome {
+        Outcome { ok: true, stdout, .. } => Ok(Some(stdout)),
+        Outcome { stderr, .. } if stderr.contains("No such file or directory") => Ok(None),
+        Outcome { stderr, .. } => Err(format!("nft can't list table inet {table}: {stderr}")),
+    }
+}
+
 struct Outcome {
     ok: bool,
+    stdout: String,
     stderr: String,
 }
 
@@ -56,7 +67,7 @@ async fn run(args: &[&str], input: &str) -> Result<Outcome, String> {
         _ => format!("nft can't be run: {e}"),
     };
     let mut command = Command::new("nft");
-    command.args(args).stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::piped());
+    command.args(args).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
     let mut child = command.kill_on_drop(true).spawn().map_err(failed)?;
     if let Some(mut stdin) = child.stdin.take() {
         // A program that ends without reading says why itself.
@@ -65,6 +76,7 @@ async fn run(args: &[&str], input: &str) -> Result<Outcome, String> {
         }
     }
     let output = child.wait_with_output().await.map_err(failed)?;
+    let stdout = String::from_utf8_lossy(&output.stdout).into_owned();
     let stderr = String::from_utf8_lossy(&output.stderr).trim().replace('\n', "; ");
-    Ok(Outcome { ok: output.status.success(), stderr })
+    Ok(Outcome { ok: output.status.success(), stdout, stderr })
 }

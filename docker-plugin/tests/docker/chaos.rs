@@ -1,7 +1,7 @@
 //! Containers come and go while the plugin and Docker die at random. In the end nothing is off and nothing is left.
 //!
-//! `FLANNEL_CHAOS_ROUNDS` (100 for the full run), `FLANNEL_CHAOS_CONTAINERS` (200) and `FLANNEL_CHAOS_SEED` change what
-//! is done; the seed of each run is printed.
+//! `ci/test --chaos` is the full run: `FLANNEL_CHAOS_ROUNDS` (100), `FLANNEL_CHAOS_CONTAINERS` (200) and
+//! `FLANNEL_CHAOS_SEED` change what is done; the seed of each run is printed.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
@@ -9,7 +9,7 @@ use std::thread;
 use fastrand::Rng;
 use flannel_lab::netns::{Error, Result, Signal, eventually};
 
-use crate::own::{PATIENCE, Site};
+use crate::site::{PATIENCE, Site};
 
 const NETWORKS: [&str; 2] = ["low", "high"];
 
@@ -44,8 +44,8 @@ fn whatever_dies_nothing_is_left() {
     let seed = number("FLANNEL_CHAOS_SEED", fastrand::u64(..1_000_000));
     println!("chaos: {rounds} rounds, at most {most} containers, FLANNEL_CHAOS_SEED={seed}");
     let mut chaos = Chaos { rng: Rng::with_seed(seed), most, next: 0, greatest: (0, 0), obeyed: 0 };
-    let site = Site::start(&["--live-restore"]).unwrap();
-    for (network, range) in NETWORKS.iter().zip(["10.213.7.0/25", "10.213.7.128/25"]) {
+    let site = Site::boot(&["--live-restore"], &[]).unwrap();
+    for (network, range) in NETWORKS.iter().zip(["10.5.72.0/25", "10.5.72.128/25"]) {
         site.docker(&format!("network create -d flannel --ipam-driver flannel --subnet {range} {network}")).unwrap();
     }
     for round in 1..=rounds {
@@ -182,7 +182,7 @@ impl Blow {
             Self::Nothing => Ok(()),
             Self::Plugin(signal) => {
                 site.end_plugin(signal)?;
-                site.launch()
+                site.launch(&[])
             }
             Self::Docker(signal) => {
                 site.end_docker(signal)?;
@@ -191,7 +191,7 @@ impl Blow {
             Self::Both => {
                 site.end_docker(Signal::KILL)?;
                 site.end_plugin(Signal::KILL)?;
-                site.launch()?;
+                site.launch(&[])?;
                 site.start_docker()
             }
         }
@@ -213,8 +213,10 @@ fn obey_the_doctor(site: &Site) -> Result<usize> {
 
 /// Runs one `docker` command. It may fail, and what that leaves is looked at in the end.
 fn obey(site: &Site, line: &str) {
-    if let Err(e) = site.docker(line) {
-        println!("  {line}: {}", e.to_string().lines().last().unwrap_or_default());
+    match site.try_docker(line) {
+        Ok(said) if said.ok => {}
+        Ok(said) => println!("  {line}: {}", said.stderr.lines().next().unwrap_or_default()),
+        Err(e) => println!("  {line}: {e}"),
     }
 }
 

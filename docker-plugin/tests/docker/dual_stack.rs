@@ -2,12 +2,12 @@
 
 use flannel_lab::netns::IMAGE;
 
-use crate::site::{ENV, Site, check, lab};
+use crate::site::typed::check;
+use crate::site::{ENV, on_site};
 
 #[test]
 fn both_families_have_pools_of_the_lease() {
-    lab().check(|lab| {
-        let site = Site::boot(lab, &[])?;
+    on_site(&[], |site| {
         site.network("--ipv6 --subnet 10.5.72.0/25 --subnet fd00:5:0:72:8000::/66 front")?;
         site.network("--ipv6 --subnet 10.5.72.128/25 --subnet fd00:5:0:72:c000::/66 back")?;
         site.sleeper("--name c1 --network front --network-alias six")?;
@@ -25,7 +25,7 @@ fn both_families_have_pools_of_the_lease() {
         site.exec("c3", "ping6 -c 1 -W 2 c1")?;
         site.docker("rm -f c1 c2 c3")?;
         site.docker("network rm front back")?;
-        check("nothing is left", site.leftovers()?.is_empty(), site.leftovers()?)?;
+        site.leaves_nothing()?;
 
         // A range of somebody else's, and a lease without IPv6.
         let foreign = site.refused("network create -d flannel --ipam-driver flannel --ipv6 --subnet fd77::/64 net")?;
@@ -45,8 +45,7 @@ fn both_families_have_pools_of_the_lease() {
 
 #[test]
 fn isolation_holds_in_ipv6_too() {
-    lab().check(|lab| {
-        let site = Site::boot(lab, &[])?;
+    on_site(&[], |site| {
         for (part, name) in [("0/25", "front"), ("128/25", "back")] {
             let six = if name == "front" { "8000" } else { "c000" };
             site.network(&format!(

@@ -1,12 +1,10 @@
-//! The plugin under the real Docker of this machine, used as a user would: by the `docker` command.
+//! The plugin under the real Docker, used as a user would: by the `docker` command.
 //!
-//! [`restart`] and the tests after it have a Docker of their own ([`own`]).
-//!
-//! Needs root, a running dockerd, iptables, iproute2 and busybox-static. Every name is unique to its test, every test
-//! has a lease of its own, and all that was made is removed.
+//! Every test has a host with a Docker of its own ([`site`]): that of the machine, or the one that
+//! `FLANNEL_TEST_DOCKER_BIN` names. Needs root, Docker's programs, iptables, nftables, iproute2 and busybox-static; the
+//! managed plugin also a running dockerd with the image `flannel`.
 
 mod site;
-mod support;
 
 mod addresses;
 mod chaos;
@@ -18,7 +16,6 @@ mod life;
 mod managed;
 mod memory;
 mod networks;
-mod own;
 mod ports;
 mod restart;
 mod user;

@@ -2,11 +2,12 @@
 //! alone, and under a swarm by `--scope swarm --config-from` (contract, section 12).
 
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::time::Duration;
 
-use flannel_lab::netns::{Error, IMAGE, Lab, Machine, Result, SOON, eventually};
+use flannel_lab::netns::{Error, IMAGE, Lab, Machine, Result, SOON, eventually, output};
 
-use crate::support::{run, sh};
+use crate::site::typed::run;
 
 /// A service's task: the image is there, but the swarm agrees on it first.
 const TASK: Duration = Duration::from_secs(60);
@@ -19,7 +20,7 @@ fn root() -> &'static Path {
 fn plugin_directory(place: &Path) -> PathBuf {
     let directory = place.join("managed");
     let build = root().join("docker-plugin/dist/managed/build");
-    sh(build.to_str().unwrap(), &[directory.to_str().unwrap(), "flannel"]);
+    output(Command::new(build).arg(&directory).arg("flannel")).unwrap();
     directory
 }
 
@@ -150,7 +151,7 @@ fn in_a_swarm(machines: &[Machine; 2]) -> Result<()> {
 fn the_config_names_flags_that_there_are() {
     let text = std::fs::read_to_string(root().join("docker-plugin/dist/managed/config.json")).unwrap();
     let config: serde_json::Value = serde_json::from_str(&text).unwrap();
-    let said = run(env!("CARGO_BIN_EXE_flannel-docker"), &["-help"]);
+    let said = run(Command::new(env!("CARGO_BIN_EXE_flannel-docker")).arg("-help")).unwrap();
     let help = said.stdout + &said.stderr;
     for variable in config["env"].as_array().unwrap() {
         let name = variable["name"].as_str().unwrap();

@@ -7,7 +7,7 @@ use std::path::Path;
 use flannel_lab::netns::Signal;
 use serde_json::{Value, json};
 
-use crate::own::Site;
+use crate::site::Site;
 
 const ENDPOINTS: usize = 500;
 const CROWD: usize = 25;
@@ -29,18 +29,15 @@ fn call(socket: &Path, method: &str, body: &Value) -> Value {
 
 #[test]
 fn five_hundred_endpoints_fit() {
-    let site = Site::start(&[]).unwrap();
-    std::fs::write(
-        site.subnet_file(),
-        "FLANNEL_NETWORK=10.213.0.0/16\nFLANNEL_SUBNET=10.213.4.1/22\nFLANNEL_MTU=1450\nFLANNEL_IPMASQ=false\n",
-    )
-    .unwrap();
+    let site = Site::boot(&[], &[]).unwrap();
+    let lease = "FLANNEL_NETWORK=10.5.0.0/16\nFLANNEL_SUBNET=10.5.4.1/22\nFLANNEL_MTU=1450\nFLANNEL_IPMASQ=false\n";
+    site.lease("subnet", lease).unwrap();
     // Nobody is asked, since no Docker knows of these containers.
     site.end_plugin(Signal::TERM).unwrap();
     let program = Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/bin/flannel-docker");
     assert!(program.exists(), "{} is missing: run ci/build", program.display());
     site.launch_program(&program, &["-docker-socket=", "-v=0"]).unwrap();
-    let socket = site.machine().run_directory().join("docker/plugins/flannel.sock");
+    let socket = site.socket();
     let idle = site.plugin().rss_kib().unwrap();
     let pool =
         call(&socket, "IpamDriver.RequestPool", &json!({"AddressSpace": "flannel-local", "Pool": "", "V6": false}));

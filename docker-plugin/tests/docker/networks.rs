@@ -2,32 +2,32 @@
 
 use flannel_lab::netns::{Context as _, Error, IMAGE, Result, Signal, eventually};
 
-use crate::site::{SOON, Site, check, lab};
+use crate::site::typed::check;
+use crate::site::{SOON, Site, on_site};
 
 /// Another daemon's lease.
 const BLUE: &str = "FLANNEL_NETWORK=10.6.0.0/16\nFLANNEL_SUBNET=10.6.9.1/24\nFLANNEL_MTU=1400\nFLANNEL_IPMASQ=false\n";
 
 #[test]
 fn a_network_is_there_without_being_created() {
-    lab().check(|lab| {
-        let mut site = Site::boot(lab, &["-docker-network=flannel", "-docker-network-options=flannel.gateway=true"])?;
+    on_site(&["-docker-network=flannel", "-docker-network-options=flannel.gateway=true"], |site| {
         let made = || site.docker("network inspect -f {{.Id}} flannel");
         let id = eventually("the network", SOON, made)?;
         site.sleeper("--name c1 --network flannel")?;
-        site.exec("c1", &format!("ping -c 1 -W 2 {}", lab.host(2).address()))?;
+        site.exec("c1", &format!("ping -c 1 -W 2 {}", site.outside().address()))?;
         check("IPv6, too", site.place("c1", "flannel", "GlobalIPv6Address")? == "fd00:5:0:72::2", ())?;
         // Removed, it is made again; there, it is left alone.
         site.docker("rm -f c1")?;
         site.docker("network rm flannel")?;
         let second = eventually("the network again", SOON, made)?;
         check("it is another one", second != id, &second)?;
-        site.end(Signal::TERM)?;
+        site.end_plugin(Signal::TERM)?;
         site.launch(&["-docker-network=flannel"])?;
         site.sleeper("--name c2 --network flannel")?;
         let third = site.docker("network inspect -f {{.Id}} flannel")?;
         check("it is the same one", second == third, (second, third))?;
         // flanneld comes back with another subnet: as soon as nobody is in the network, it follows.
-        site.lease("subnet", &crate::site::ENV.replace("10.5.72.", "10.5.80."))?;
+        site.move_lease("10.5.80")?;
         eventually("the reason in the log", SOON, || match site.log() {
             log if log.contains("remove its containers, and it is made anew") => Ok(()),
             log => Err(Error::new(log)),
@@ -44,10 +44,9 @@ fn a_network_is_there_without_being_created() {
 
 #[test]
 fn another_network_of_that_name_is_left_alone() {
-    lab().check(|lab| {
-        let mut site = Site::boot(lab, &[])?;
+    on_site(&[], |site| {
         site.docker("network create mine")?;
-        site.end(Signal::TERM)?;
+        site.end_plugin(Signal::TERM)?;
         site.launch(&["-docker-network=mine"])?;
         eventually("the reason in the log", SOON, || match site.log() {
             log if log.contains("network mine: a network of that name is there, of driver bridge") => Ok(()),
@@ -59,8 +58,7 @@ fn another_network_of_that_name_is_left_alone() {
 
 #[test]
 fn without_ipam_the_driver_gives_the_addresses() {
-    lab().check(|lab| {
-        let site = Site::boot(lab, &[])?;
+    on_site(&[], |site| {
         site.docker("network create -d flannel --ipam-driver null net")?;
         site.sleeper_with_mac("c1", "net", "02:42:00:00:00:07")?;
         site.sleeper("--name c2 --network net")?;
@@ -80,16 +78,13 @@ fn without_ipam_the_driver_gives_the_addresses() {
         check("the lease is taken", taken.contains("belongs to network"), &taken)?;
         site.docker("rm -f c1 c2 c3")?;
         site.docker("network rm net")?;
-        check("nothing is left", site.leftovers()?.is_empty(), site.leftovers()?)?;
-        let state = site.state()?;
-        check("nor remembered", state["pools"] == serde_json::json!({}), &state)
+        site.leaves_nothing()
     });
 }
 
 #[test]
 fn another_daemons_network_and_no_way_between_the_two() {
-    lab().check(|lab| {
-        let site = Site::boot(lab, &[])?;
+    on_site(&[], |site| {
         site.lease("blue", BLUE)?;
         site.network("--subnet 10.5.72.0/25 plain")?;
         site.network("--ipam-opt flannel.network=blue blue")?;
@@ -100,7 +95,7 @@ fn another_daemons_network_and_no_way_between_the_two() {
         check("the MTU of it", link.contains("mtu 1400"), &link)?;
         let routes = site.exec("sky", "ip route")?;
         check("the way to the other hosts of it", routes.contains("10.6.0.0/16 via 10.6.9.1"), &routes)?;
-        apart(&site)?;
+        apart(site)?;
         site.docker("rm -f red sky")?;
         site.docker("network rm plain blue")?;
 
@@ -118,12 +113,12 @@ fn another_daemons_network_and_no_way_between_the_two() {
         let other = site.refused("network create -d flannel -o flannel.network=blue --subnet 10.5.72.0/24 net")?;
         let said = "\"docker network create -d flannel -o flannel.network=blue --subnet 10.6.9.0/24 NAME\"";
         check("the command to type", other.contains(said), &other)?;
-        check("nothing is left", site.leftovers()?.is_empty(), site.leftovers()?)
+        site.leaves_nothing()
     });
 }
 
 /// Neither of `red` and `sky` gets to the other, by whichever way.
-fn apart(site: &Site<'_>) -> Result<()> {
+fn apart(site: &Site) -> Result<()> {
     for (from, to) in [("red", "10.6.9.2"), ("sky", "10.5.72.2")] {
         let got = site.page_in(from, to);
         check(&format!("{from} does not reach {to}"), got.is_err(), got)?;
@@ -133,8 +128,7 @@ fn apart(site: &Site<'_>) -> Result<()> {
 
 #[test]
 fn networks_are_apart_unless_both_say_otherwise() {
-    lab().check(|lab| {
-        let site = Site::boot(lab, &[])?;
+    on_site(&[], |site| {
         site.lease("blue", BLUE)?;
         let both = |one: &str, two: &str| {
             site.network(&format!("-o flannel.gateway=true {one} plain"))?;
@@ -148,13 +142,13 @@ fn networks_are_apart_unless_both_say_otherwise() {
         };
         let open = "-o flannel.isolation=false";
         both("", "")?;
-        apart(&site)?;
+        apart(site)?;
         // What is published is for all.
-        let got = site.page_in("sky", &format!("{}:8085", site.host.address()))?;
+        let got = site.page_in("sky", &format!("{}:8085", site.host().address()))?;
         check("a published port", got.trim() == "red", &got)?;
         remove()?;
         both(open, "")?;
-        apart(&site)?;
+        apart(site)?;
         remove()?;
         both(open, open)?;
         for (from, to, who) in [("red", "10.6.9.2", "sky"), ("sky", "10.5.72.2", "red")] {
@@ -170,14 +164,13 @@ fn compose_files_name_the_driver() {
     const FILE: &str = "version: '2.4'\nservices:\n  web:\n    image: busybox\n    command: sleep 1000\n    networks:\n      \
                         default:\n        aliases: [site]\n  client:\n    image: busybox\n    command: sleep 1000\n\
                         networks:\n  default:\n    driver: flannel\n    ipam:\n      driver: flannel\n";
-    lab().check(|lab| {
-        let site = Site::boot(lab, &[])?;
-        let file = site.directory().join("compose.yaml");
+    on_site(&[], |site| {
+        let file = site.machine().directory().join("compose.yaml");
         std::fs::write(&file, FILE).context(|| file.display().to_string())?;
         let compose = |words: &str| {
-            let mut command = site.machine.command("docker-compose");
+            let mut command = site.machine().command("docker-compose");
             command.arg("-f").arg(&file).args(["-p", "app"]).args(words.split(' '));
-            site.machine.output(command)
+            site.machine().output(command)
         };
         compose("up -d")?;
         site.exec("app_client_1", "ping -c 1 -W 2 web")?;
@@ -188,19 +181,18 @@ fn compose_files_name_the_driver() {
             (),
         )?;
         compose("down -t 0")?;
-        check("nothing is left", site.leftovers()?.is_empty(), site.leftovers()?)
+        site.leaves_nothing()
     });
 }
 
 #[test]
 fn a_config_only_network_takes_the_pool_of_the_lease() {
-    lab().check(|lab| {
-        let site = Site::boot(lab, &[])?;
+    on_site(&[], |site| {
         site.docker("network create --config-only --ipam-driver flannel -o flannel.gateway=true flannel-config")?;
         site.docker("network create -d flannel --config-from flannel-config net")?;
         site.sleeper("--name c1 --network net")?;
         check("an address of the lease", site.place("c1", "net", "IPAddress")? == "10.5.72.2", ())?;
-        site.exec("c1", &format!("ping -c 1 -W 2 {}", lab.host(2).address()))?;
+        site.exec("c1", &format!("ping -c 1 -W 2 {}", site.outside().address()))?;
         // The refusal of a pool that Docker chose is the command to type.
         let said = site.refused("network create -d flannel other")?;
         check(

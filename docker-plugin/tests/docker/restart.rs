@@ -1,10 +1,11 @@
 //! Each row of the restart matrix in docs/docker.md: something dies under running containers, and comes back.
 
 use std::path::Path;
+use std::time::Duration;
 
-use flannel_lab::netns::{Lab, Result, Signal, eventually};
+use flannel_lab::netns::{Error, Lab, Result, Signal, eventually};
 
-use crate::own::{PATIENCE, Site};
+use crate::site::{PATIENCE, Site};
 
 const LIVE: &[&str] = &["--live-restore"];
 
@@ -30,8 +31,9 @@ fn all_is_as_before(site: &Site) -> Result<()> {
 fn plugin_killed() {
     survives(&[], |site| {
         site.end_plugin(Signal::KILL)?;
+        assert!(site.socket().exists(), "SIGKILL leaves the socket");
         site.ping("c1", "c2")?;
-        site.launch()?;
+        site.launch(&[])?;
         site.ping("c1", "c2")
     });
 }
@@ -39,9 +41,10 @@ fn plugin_killed() {
 #[test]
 fn plugin_stopped() {
     survives(&[], |site| {
-        site.end_plugin(Signal::TERM)?;
+        let status = site.end_plugin(Signal::TERM)?;
+        assert!(status.success() && !site.socket().exists(), "{status}, or the socket is left");
         site.ping("c1", "c2")?;
-        site.launch()?;
+        site.launch(&[])?;
         site.docker("restart c2").map(drop)
     });
 }
@@ -75,11 +78,11 @@ fn container_removed_while_the_plugin_is_down() {
         let address = site.address("net", "c4")?;
         site.end_plugin(Signal::KILL)?;
         site.docker("rm -f c4")?;
-        site.launch()?;
+        site.launch(&[])?;
         eventually("the address is free", PATIENCE, || {
-            let there = site.state().matches(&format!("\"{address}\"")).count();
+            let there = site.state()?.to_string().matches(&format!("\"{address}\"")).count();
             // Once as the last that was given.
-            if there <= 1 { Ok(()) } else { Err(flannel_lab::netns::Error::new(site.state())) }
+            if there <= 1 { Ok(()) } else { Err(Error::new(site.state()?.to_string())) }
         })
     });
 }
@@ -87,7 +90,7 @@ fn container_removed_while_the_plugin_is_down() {
 #[test]
 fn network_removed_while_the_plugin_is_down() {
     survives(&[], |site| {
-        site.docker("network create -d flannel --ipam-driver flannel --internal --subnet 10.213.7.0/25 x")
+        site.docker("network create -d flannel --ipam-driver flannel --internal --subnet 10.5.72.0/25 x")
             .expect_err("the lease is taken");
         site.leaves_nothing()?;
         let id = site.network("net")?;
@@ -99,8 +102,8 @@ fn network_removed_while_the_plugin_is_down() {
         )?;
         site.docker("network rm net")?;
         site.end_plugin(Signal::TERM)?;
-        assert!(site.state().contains(&id), "it is forgotten already");
-        site.launch()?;
+        assert!(site.state()?["networks"].get(&id).is_some(), "it is forgotten already");
+        site.launch(&[])?;
         two(site)
     });
 }
@@ -148,7 +151,7 @@ fn both_killed() {
     survives(&[], |site| {
         site.end_plugin(Signal::KILL)?;
         site.end_docker(Signal::KILL)?;
-        site.launch()?;
+        site.launch(&[])?;
         site.start_docker()
     });
 }
@@ -158,7 +161,7 @@ fn both_killed_live_restore() {
     survives(LIVE, |site| {
         site.end_docker(Signal::KILL)?;
         site.end_plugin(Signal::KILL)?;
-        site.launch()?;
+        site.launch(&[])?;
         site.start_docker()?;
         site.ping("c1", "c2")
     });
@@ -170,7 +173,7 @@ fn state_damaged() {
         let address = site.address("net", "c2")?;
         site.end_plugin(Signal::KILL)?;
         std::fs::write(site.state_file(), "{ \"version\": 1, \"sa").unwrap();
-        site.launch()?;
+        site.launch(&[])?;
         assert!(site.state_file().with_extension("json.damaged-1").exists(), "it was not set aside");
         // Docker's next calls are about pools and endpoints that were in the lost file.
         site.docker("restart c2")?;
@@ -186,7 +189,7 @@ fn state_damaged_while_dockerd_is_down() {
         site.end_docker(Signal::KILL)?;
         site.end_plugin(Signal::KILL)?;
         std::fs::write(site.state_file(), "").unwrap();
-        site.launch()?;
+        site.launch(&[])?;
         site.start_docker()?;
         site.ping("c1", "c2")?;
         site.is_well()?;
@@ -199,9 +202,21 @@ fn host_rebooted() {
     survives(&[], |site| {
         site.reboot()?;
         // In the order of the units: flanneld, the plugin, Docker.
-        site.write_lease("10.213.7")?;
-        site.launch()?;
+        site.move_lease("10.5.72")?;
+        site.launch(&[])?;
         site.start_docker()
+    });
+}
+
+// Docker waits 15 s for each network and for each container, gives up, and does not try again.
+#[test]
+fn dockerd_started_before_the_plugin() {
+    survives(&[], |site| {
+        site.end_docker(Signal::TERM)?;
+        site.end_plugin(Signal::KILL)?;
+        site.start_docker()?;
+        site.launch(&[])?;
+        site.docker("start c1 c2").map(drop)
     });
 }
 
@@ -220,8 +235,11 @@ fn docker_does_not_answer_questions() {
         site.docker("rm -f c4")?;
         let taken = site.refused("network create -d flannel --ipam-driver flannel more")?;
         assert!(taken.contains("is taken"), "{taken}");
+        // It asks for 10 s; on an idle host a call takes some milliseconds.
+        let slowest = site.slowest_call();
+        assert!(slowest < Duration::from_secs(5), "a call took {slowest:?}: it has waited for Docker");
         site.end_plugin(Signal::TERM)?;
-        site.launch()
+        site.launch(&[])
     });
 }
 
@@ -230,18 +248,18 @@ fn docker_does_not_answer_questions() {
 fn host_rebooted_before_the_lease_is_known() {
     survives(&[], |site| {
         site.reboot()?;
-        site.launch()?;
+        site.launch(&[])?;
         site.start_docker()?;
         let refused = site.refused("start c1")?;
         assert!(refused.contains("subnet.env is not there"), "{refused}");
-        site.write_lease("10.213.7")?;
+        site.move_lease("10.5.72")?;
         site.docker("start c1 c2").map(drop)
     });
 }
 
 /// Runs `event` under two containers that talk.
 fn survives(dockerd_args: &[&str], event: impl FnOnce(&mut Site) -> Result<()>) {
-    let mut site = Site::start(dockerd_args).unwrap();
+    let mut site = Site::boot(dockerd_args, &[]).unwrap();
     two(&site).unwrap();
     event(&mut site).unwrap();
     all_is_as_before(&site).unwrap();
@@ -257,7 +275,7 @@ fn flanneld() -> std::path::PathBuf {
 /// A site with a flanneld of its own, and a container of another host.
 fn with_flanneld(body: impl FnOnce(&mut Site, &flannel_lab::netns::Pod) -> Result<()>) {
     let lab = Lab::flat(2).unwrap();
-    lab.configure(r#"{"Network": "10.213.0.0/16", "Backend": {"Type": "vxlan"}}"#).unwrap();
+    lab.configure(r#"{"Network": "10.5.0.0/16", "Backend": {"Type": "vxlan"}}"#).unwrap();
     lab.host(2).up(flanneld(), &[]).unwrap();
     let pod = lab.host(2).pod(1).unwrap();
     let mut site = Site::in_lab(lab, &[]).unwrap();
@@ -282,7 +300,7 @@ fn reaches_the_other_host(site: &Site, pod: &flannel_lab::netns::Pod) -> Result<
 fn flanneld_restarted_with_the_same_lease() {
     with_flanneld(|site, pod| {
         let daemon = start_flanneld(site)?;
-        site.launch()?;
+        site.launch(&[])?;
         two(site)?;
         reaches_the_other_host(site, pod)?;
         daemon.kill()?;
@@ -301,7 +319,7 @@ fn flanneld_restarted_with_the_same_lease() {
 fn flanneld_restarted_with_another_lease() {
     with_flanneld(|site, pod| {
         let daemon = start_flanneld(site)?;
-        site.launch()?;
+        site.launch(&[])?;
         two(site)?;
         let old = site.address("net", "c1")?;
         daemon.stop()?;

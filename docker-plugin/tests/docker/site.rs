@@ -1,205 +1,290 @@
-//! A host with a Docker, a lease and the plugin of its own, and what a user types there.
+//! A host with a Docker, a lease, a plugin and a kernel of its own, on which everything may be killed; and somebody
+//! outside.
+//!
+//! What a user does there is in [`typed`].
 
-use std::path::PathBuf;
+use std::fs;
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::process::ExitStatus;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use flannel_lab::netns::{
-    Context as _, Dockerd, Error, Host, IMAGE, Lab, Machine, Process, Result, Signal, eventually,
+    Context as _, Dockerd, Error, Host, Lab, Machine, Process, Result, Segment, Signal, Snapshot, eventually,
 };
+use serde_json::{Value, json};
 
-use crate::support::{Said, run};
+pub(crate) mod typed;
 
-/// The lease of [`Site`], in both families.
+/// The lease, in both families.
 pub(crate) const ENV: &str = "FLANNEL_NETWORK=10.5.0.0/16\nFLANNEL_SUBNET=10.5.72.1/24\n\
      FLANNEL_IPV6_NETWORK=fd00:5::/48\nFLANNEL_IPV6_SUBNET=fd00:5:0:72::1/64\nFLANNEL_MTU=1450\nFLANNEL_IPMASQ=false\n";
 
 /// How long what Docker or the plugin does in the background may take.
-pub(crate) const SOON: std::time::Duration = std::time::Duration::from_secs(20);
+pub(crate) const SOON: Duration = Duration::from_secs(20);
 
-/// A lab without flanneld: `h1` is the site, `h2` somebody outside.
-pub(crate) fn lab() -> Lab {
-    Lab::without_etcd(&[flannel_lab::netns::Segment::Near; 2]).unwrap_or_else(|e| panic!("{e}"))
+/// Longer than a plugin that is not there holds Docker up.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(90);
+
+/// Another build of the plugin in place of the one under test: a release build, to measure it.
+const OTHER_PROGRAM: &str = "FLANNEL_TEST_PLUGIN";
+
+pub(crate) fn program() -> PathBuf {
+    std::env::var_os(OTHER_PROGRAM).unwrap_or_else(|| env!("CARGO_BIN_EXE_flannel-docker").into()).into()
 }
 
-/// The host `h1`, with Docker, an image and the plugin.
-pub(crate) struct Site<'a> {
-    pub(crate) machine: Machine,
-    pub(crate) host: &'a Host,
-    plugin: Option<Process>,
-    dockerd: Dockerd,
+/// A lab without flanneld: the site, and somebody outside.
+pub(crate) fn two_hosts() -> Result<Lab> {
+    Lab::without_etcd(&[Segment::Near; 2])
 }
 
-impl<'a> Site<'a> {
-    /// Boots it with the lease of [`ENV`].
-    pub(crate) fn boot(lab: &'a Lab, args: &[&str]) -> Result<Self> {
-        let host = lab.host(1);
-        let machine = host.machine()?;
-        let dockerd = machine.dockerd(&[])?;
-        machine.import_image()?;
-        let mut site = Self { machine, host, plugin: None, dockerd };
+/// Runs a test on a site whose plugin has these flags.
+pub(crate) fn on_site(args: &[&str], body: impl FnOnce(&Site) -> Result<()>) {
+    on(Site::boot(&[], args), body);
+}
+
+/// Runs a test on this site.
+pub(crate) fn on(site: Result<Site>, body: impl FnOnce(&Site) -> Result<()>) {
+    let site = site.unwrap_or_else(|e| panic!("{e}"));
+    if let Err(e) = body(&site) {
+        panic!("{e}");
+    }
+}
+
+/// The host. Fields in the order they have to go.
+#[derive(Debug)]
+pub(crate) struct Site {
+    plugin: Mutex<Option<Process>>,
+    dockerd: Mutex<Option<Dockerd>>,
+    machine: Option<Machine>,
+    pub(crate) lab: Lab,
+    before: Option<Snapshot>,
+    dockerd_args: Vec<String>,
+}
+
+impl Site {
+    /// A host with the lease of [`ENV`], Docker and the plugin, with these flags.
+    pub(crate) fn boot(dockerd_args: &[&str], args: &[&str]) -> Result<Self> {
+        Self::boot_in(two_hosts()?, dockerd_args, args)
+    }
+
+    /// The same in a lab of [`two_hosts`] that has been changed.
+    pub(crate) fn boot_in(lab: Lab, dockerd_args: &[&str], args: &[&str]) -> Result<Self> {
+        let site = Self::in_lab(lab, dockerd_args)?;
         site.lease("subnet", ENV)?;
         site.launch(args)?;
         Ok(site)
     }
 
+    /// The first host of any lab; the lease and the plugin are up to the caller.
+    pub(crate) fn in_lab(lab: Lab, dockerd_args: &[&str]) -> Result<Self> {
+        let machine = lab.host(1).machine()?;
+        let dockerd_args: Vec<String> = dockerd_args.iter().map(|&a| a.to_owned()).collect();
+        let mut site = Self {
+            plugin: Mutex::default(),
+            dockerd: Mutex::default(),
+            machine: Some(machine),
+            lab,
+            before: None,
+            dockerd_args,
+        };
+        site.start_docker()?;
+        site.machine().import_image()?;
+        site.machine().make_gateway_bridge()?;
+        site.before = Some(site.machine().snapshot()?);
+        Ok(site)
+    }
+
+    /// The machine, which is on.
+    pub(crate) fn machine(&self) -> &Machine {
+        self.machine.as_ref().expect("the machine is on")
+    }
+
+    /// Its network alone.
+    pub(crate) fn host(&self) -> &Host {
+        self.lab.host(1)
+    }
+
+    /// Somebody of the same underlay who knows nothing of flannel.
+    pub(crate) fn outside(&self) -> &Host {
+        self.lab.host(2)
+    }
+
     /// Writes a subnet file, as flanneld does.
     pub(crate) fn lease(&self, name: &str, text: &str) -> Result<()> {
-        let dir = self.machine.run_directory().join("flannel");
-        let path = dir.join(format!("{name}.env"));
-        std::fs::create_dir_all(&dir).and_then(|()| std::fs::write(&path, text)).context(|| path.display().to_string())
+        let path = self.subnet_file().with_file_name(format!("{name}.env"));
+        let dir = path.parent().unwrap_or(Path::new("/"));
+        fs::create_dir_all(dir).and_then(|()| fs::write(&path, text)).context(|| path.display().to_string())
     }
 
-    /// Starts the plugin and waits until it answers.
-    pub(crate) fn launch(&mut self, args: &[&str]) -> Result<()> {
-        let mut command = self.machine.command(env!("CARGO_BIN_EXE_flannel-docker"));
-        command.arg("-v=1").args(args);
-        let plugin = self.machine.start("flannel-docker", command)?;
-        let socket = self.machine.run_directory().join("docker/plugins/flannel.sock");
-        eventually("the plugin answers", SOON, || match std::os::unix::net::UnixStream::connect(&socket) {
-            Ok(_) => Ok(()),
-            Err(e) => Err(Error::new(format!("{}: {e}\n{}", socket.display(), plugin.log()))),
-        })?;
-        self.plugin = Some(plugin);
-        Ok(())
+    /// Another IPv4 subnet in the lease's place, given as `10.5.80`.
+    pub(crate) fn move_lease(&self, to: &str) -> Result<()> {
+        self.lease("subnet", &ENV.replace("10.5.72.", &format!("{to}.")))
     }
 
-    /// Ends the plugin.
-    pub(crate) fn end(&mut self, signal: Signal) -> Result<()> {
-        let plugin = self.plugin.take().context(|| "the plugin runs".to_owned())?;
-        plugin.signal(signal)?;
-        plugin.exit_within(SOON).map(drop)
+    /// `/run/flannel/subnet.env` inside.
+    pub(crate) fn subnet_file(&self) -> PathBuf {
+        self.machine().run_directory().join("flannel/subnet.env")
     }
 
-    /// What the plugin has said.
-    pub(crate) fn log(&self) -> String {
-        std::fs::read_to_string(self.machine.directory().join("flannel-docker.log")).unwrap_or_default()
+    /// The plugin's state inside.
+    pub(crate) fn state_file(&self) -> PathBuf {
+        self.machine().lib_directory().join("flannel-docker/state.json")
     }
 
     /// What the plugin remembers.
-    pub(crate) fn state(&self) -> Result<serde_json::Value> {
-        let path = self.machine.lib_directory().join("flannel-docker/state.json");
-        let text = std::fs::read(&path).context(|| path.display().to_string())?;
+    pub(crate) fn state(&self) -> Result<Value> {
+        let path = self.state_file();
+        let text = fs::read(&path).context(|| path.display().to_string())?;
         serde_json::from_slice(&text).context(|| path.display().to_string())
     }
 
-    /// A `docker` command line of words without quotes.
-    pub(crate) fn docker(&self, line: &str) -> Result<String> {
-        self.machine.docker_line(line)
+    /// Where Docker finds the plugin.
+    pub(crate) fn socket(&self) -> PathBuf {
+        self.machine().run_directory().join("docker/plugins/flannel.sock")
     }
 
-    /// A `docker` command line that must be refused; what is said then.
-    pub(crate) fn refused(&self, line: &str) -> Result<String> {
-        let Said { ok, stdout, stderr } = self.try_docker(line);
-        if ok {
-            return Err(Error::new(format!("docker {line}: done: {stdout}")));
+    /// Starts the plugin with these flags and waits until it answers.
+    pub(crate) fn launch(&self, args: &[&str]) -> Result<()> {
+        self.launch_program(&program(), args)
+    }
+
+    pub(crate) fn launch_program(&self, program: &Path, args: &[&str]) -> Result<()> {
+        let mut command = self.machine().command(program);
+        command.arg("-v=1").args(args);
+        let plugin = self.machine().start("plugin", command)?;
+        let socket = self.socket();
+        eventually("the plugin answers", PATIENCE, || {
+            if let Some(status) = plugin.exited()? {
+                return Err(Error::new(format!("it ended, {status}: {}", plugin.log())));
+            }
+            UnixStream::connect(&socket).map(drop).map_err(|e| Error::new(e.to_string()))
+        })?;
+        *lock(&self.plugin) = Some(plugin);
+        Ok(())
+    }
+
+    /// The plugin's process.
+    pub(crate) fn plugin(&self) -> Process {
+        lock(&self.plugin).clone().expect("the plugin runs")
+    }
+
+    /// What all plugins of this host have said.
+    pub(crate) fn log(&self) -> String {
+        fs::read_to_string(self.machine().directory().join("plugin.log")).unwrap_or_default()
+    }
+
+    /// How long its slowest call took.
+    pub(crate) fn slowest_call(&self) -> Duration {
+        let log = self.log();
+        let calls = log.lines().filter_map(|l| l.split_once(": done in ")).map(|(_, took)| {
+            let number = took.trim_end_matches(|c: char| !c.is_ascii_digit());
+            let unit = match &took[number.len()..] {
+                "s" => 1.0,
+                "ms" => 1e-3,
+                _ => 1e-6,
+            };
+            Duration::from_secs_f64(number.parse::<f64>().expect("a call's time") * unit)
+        });
+        calls.max().expect("a call in the log")
+    }
+
+    /// Sends the plugin a signal and waits for its end.
+    pub(crate) fn end_plugin(&self, signal: Signal) -> Result<ExitStatus> {
+        let plugin = lock(&self.plugin).take().ok_or_else(|| Error::new("no plugin runs"))?;
+        plugin.signal(signal)?;
+        plugin.exit_within(PATIENCE)
+    }
+
+    /// Starts dockerd and waits until it answers.
+    pub(crate) fn start_docker(&self) -> Result<()> {
+        let args: Vec<&str> = self.dockerd_args.iter().map(String::as_str).collect();
+        *lock(&self.dockerd) = Some(self.machine().dockerd(&args)?);
+        Ok(())
+    }
+
+    /// Sends dockerd a signal and waits for its end.
+    pub(crate) fn end_docker(&self, signal: Signal) -> Result<()> {
+        let dockerd = lock(&self.dockerd).take();
+        dockerd.ok_or_else(|| Error::new("no dockerd runs"))?.end(signal)
+    }
+
+    /// What the running dockerd, and all before it, have said.
+    pub(crate) fn docker_log(&self) -> String {
+        lock(&self.dockerd).as_ref().map(|d| d.process().log()).unwrap_or_default()
+    }
+
+    /// Pulls the plug of the host and switches it on again; neither Docker nor the plugin are started.
+    pub(crate) fn reboot(&mut self) -> Result<()> {
+        (*lock(&self.plugin), *lock(&self.dockerd)) = (None, None);
+        if let Some(machine) = self.machine.take() {
+            machine.power_off();
         }
-        Ok(stderr)
+        self.lab.reboot(1)?;
+        self.machine = Some(self.lab.host(1).machine()?);
+        Ok(())
     }
 
-    /// The same whatever comes of it.
-    pub(crate) fn try_docker(&self, line: &str) -> Said {
-        let socket = format!("--host=unix://{}", self.machine.docker_socket().display());
-        let mut words = vec![socket.as_str()];
-        words.extend(line.split_whitespace());
-        run("docker", &words)
+    /// `flannel-docker doctor`: its report.
+    pub(crate) fn doctor(&self, args: &[&str]) -> Result<String> {
+        let mut command = self.machine().command(program());
+        command.arg("doctor").args(args);
+        self.machine().output(command)
     }
 
-    /// `docker network create -d flannel --ipam-driver flannel OPTIONS NAME`
-    pub(crate) fn network(&self, options_and_name: &str) -> Result<String> {
-        self.docker(&format!("network create -d flannel --ipam-driver flannel {options_and_name}"))
+    /// Its report as JSON, and its exit code.
+    pub(crate) fn doctor_json(&self, args: &str) -> Result<(Value, String)> {
+        let mut command = self.machine().command("sh");
+        command.arg("-c").arg(format!("{} doctor -json {args}; echo \"exit $?\"", program().display()));
+        let said = self.machine().output(command)?;
+        let (json, code) = said.rsplit_once("exit ").ok_or_else(|| Error::new(said.clone()))?;
+        let json = serde_json::from_str(json).map_err(|e| Error::new(format!("{e}: {said}")))?;
+        Ok((json, code.trim().to_owned()))
     }
 
-    /// Removes a network that many containers joined or left at once. Docker (20.10 to 28) may then count endpoints that
-    /// are gone, with any driver: its count is changed without a lock (libnetwork's `atomicIncDecEpCnt`), and is put right
-    /// when dockerd starts.
-    pub(crate) fn remove_crowded_network(&mut self, name: &str) -> Result<()> {
-        let said = self.try_docker(&format!("network rm {name}"));
-        if said.ok || !said.stderr.contains("has active endpoints") {
-            return if said.ok { Ok(()) } else { Err(Error::new(said.stderr)) };
+    /// The doctor finds nothing, at the latest after the plugin has had time for its second look.
+    pub(crate) fn is_well(&self) -> Result<()> {
+        eventually("the doctor finds nothing", PATIENCE, || self.doctor(&[]).map(drop))
+    }
+
+    /// Removes all containers and networks, and sees that the host is as before, to the last rule.
+    pub(crate) fn leaves_nothing(&self) -> Result<()> {
+        self.leaves_only(|_| false)
+    }
+
+    /// The same for a Docker that was killed half way: it forgets cables of its own bridges. They can't be taken for
+    /// ours, which have other names, the MTU of flannel and a mark.
+    pub(crate) fn leaves_nothing_of_ours(&self) -> Result<()> {
+        self.leaves_only(|line| {
+            let cable = line.strip_prefix("+ link veth").and_then(|rest| rest.split_once(" mtu 1500"));
+            let is_dockers = |name: &str| name.len() == 7 && name.bytes().all(|b| b.is_ascii_hexdigit());
+            cable.is_some_and(|(name, rest)| is_dockers(name) && ["", " master docker_gwbridge"].contains(&rest))
+        })
+    }
+
+    fn leaves_only(&self, dockers: impl Fn(&str) -> bool) -> Result<()> {
+        for id in self.docker("ps -aq")?.split_whitespace() {
+            self.docker(&format!("rm -f {id}"))?;
         }
-        self.dockerd.end(Signal::TERM)?;
-        self.dockerd = self.machine.dockerd(&[])?;
-        check("the count was wrong", self.dockerd.process().log().contains("Fixing inconsistent endpoint_cnt"), said)?;
-        self.docker(&format!("network rm {name}")).map(drop)
-    }
-
-    /// A container that sleeps.
-    pub(crate) fn sleeper(&self, options: &str) -> Result<String> {
-        self.docker(&format!("run -d {options} {IMAGE} sleep 1000"))
-    }
-
-    /// A container that serves its own name by HTTP at port 80.
-    pub(crate) fn server(&self, name: &str, options: &str) -> Result<()> {
-        let docker = |words: &[&str]| self.machine.docker(words);
-        let mut words = vec!["run", "-d", "--name", name, "--hostname", name];
-        words.extend(options.split_whitespace());
-        words.extend([IMAGE, "sh", "-c", "hostname > /index.html; exec httpd -f -p 80 -h /"]);
-        docker(&words).map(drop)
-    }
-
-    /// Runs a command in a container.
-    pub(crate) fn exec(&self, container: &str, line: &str) -> Result<String> {
-        self.docker(&format!("exec {container} {line}"))
-    }
-
-    /// A container's value of a Go template below `.NetworkSettings.Networks`.
-    pub(crate) fn place(&self, container: &str, network: &str, field: &str) -> Result<String> {
-        self.docker(&format!("inspect -f {{{{.NetworkSettings.Networks.{network}.{field}}}}} {container}"))
-    }
-
-    /// A page as the host itself gets it.
-    pub(crate) fn page(&self, address: &str) -> Result<String> {
-        self.machine.exec(&format!("curl -gsS -m 5 http://{address}/index.html"))
-    }
-
-    /// A page as somebody outside gets it.
-    pub(crate) fn page_outside(&self, lab: &Lab, address: &str) -> Result<String> {
-        lab.host(2).exec(&format!("curl -gsS -m 5 http://{address}/index.html"))
-    }
-
-    /// A page as a container gets it; by address, since the names are those of the host.
-    pub(crate) fn page_in(&self, container: &str, address: &str) -> Result<String> {
-        let sandbox = self.docker(&format!("inspect -f {{{{.NetworkSettings.SandboxKey}}}} {container}"))?;
-        self.machine.exec(&format!("nsenter --net={sandbox} curl -gsS -m 3 http://{address}/index.html"))
-    }
-
-    /// A container with a hardware address. Docker's newer commands refuse `--mac-address` for an older daemon, so this
-    /// is what the older ones send.
-    pub(crate) fn sleeper_with_mac(&self, name: &str, network: &str, mac: &str) -> Result<()> {
-        let body = serde_json::json!({"Image": IMAGE, "Cmd": ["sleep", "1000"], "MacAddress": mac,
-                                      "HostConfig": {"NetworkMode": network}});
-        let mut command = self.machine.command("curl");
-        command.args(["-sS", "--fail-with-body", "--unix-socket", "/var/run/docker.sock"]);
-        command.args(["-H", "Content-Type: application/json", "-d", &body.to_string()]);
-        command.arg(format!("http://docker/v1.41/containers/create?name={name}"));
-        self.machine.output(command)?;
-        self.docker(&format!("start {name}")).map(drop)
-    }
-
-    /// Rules and table of the plugin that are left.
-    pub(crate) fn leftovers(&self) -> Result<Vec<String>> {
-        let mut all = self.machine.exec("ip -o link")?;
-        for list in ["iptables-save", "ip6tables-save", "nft list tables"] {
-            all.push_str(&self.machine.exec(list)?);
+        for id in self.docker("network ls -q --filter driver=flannel")?.split_whitespace() {
+            self.docker(&format!("network rm {id}"))?;
         }
-        let ours = |l: &&str| l.contains("fl-") || l.contains("flh") || l.to_lowercase().contains("flannel-docker");
-        Ok(all.lines().filter(ours).map(str::to_owned).collect())
-    }
-
-    /// A place for files that both sides see.
-    pub(crate) fn directory(&self) -> PathBuf {
-        self.machine.directory().to_owned()
+        self.is_well()?;
+        let state = self.state()?;
+        if state["networks"] != json!({}) || state["pools"] != json!({}) {
+            return Err(Error::new(format!("the state is not empty: {state}")));
+        }
+        let before = self.before.as_ref().expect("taken at start");
+        let (dockers, differs): (Vec<_>, Vec<_>) =
+            self.machine().snapshot()?.since(before).into_iter().partition(|line| dockers(line));
+        if !dockers.is_empty() {
+            println!("Docker has forgotten {} cables of its own: {dockers:?}", dockers.len());
+        }
+        if differs.is_empty() { Ok(()) } else { Err(Error::new(format!("the host is not as before: {differs:#?}"))) }
     }
 }
 
-/// Waits until a page says this.
-pub(crate) fn serves(what: &str, expected: &str, mut page: impl FnMut() -> Result<String>) -> Result<()> {
-    eventually(what, SOON, || match page()?.trim() {
-        said if said == expected => Ok(()),
-        said => Err(Error::new(format!("it says {said:?}"))),
-    })
-}
-
-/// Fails unless it is so.
-pub(crate) fn check(what: &str, is_so: bool, seen: impl std::fmt::Debug) -> Result<()> {
-    if is_so { Ok(()) } else { Err(Error::new(format!("{what}: {seen:?}"))) }
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

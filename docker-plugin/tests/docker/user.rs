@@ -4,12 +4,12 @@ use std::collections::BTreeSet;
 
 use flannel_lab::netns::{Context as _, Error, IMAGE, Result, eventually};
 
-use crate::site::{SOON, Site, check, lab};
+use crate::site::typed::check;
+use crate::site::{SOON, on_site};
 
 #[test]
 fn names_and_aliases_are_answered_and_follow_connect_and_disconnect() {
-    lab().check(|lab| {
-        let site = Site::boot(lab, &[])?;
+    on_site(&[], |site| {
         site.network("--subnet 10.5.72.0/25 front")?;
         site.network("--subnet 10.5.72.128/25 back")?;
         site.sleeper("--name web --network front --network-alias site --network-alias www")?;
@@ -41,14 +41,13 @@ fn names_and_aliases_are_answered_and_follow_connect_and_disconnect() {
         site.exec("client", "ping -c 1 -W 2 db")?;
         site.docker("rm -f web client db")?;
         site.docker("network rm front back")?;
-        check("nothing is left", site.leftovers()?.is_empty(), site.leftovers()?)
+        site.leaves_nothing()
     });
 }
 
 #[test]
 fn addresses_hardware_and_mtu_are_what_was_asked_for() {
-    lab().check(|lab| {
-        let site = Site::boot(lab, &[])?;
+    on_site(&[], |site| {
         site.network(
             "--subnet 10.5.72.0/24 --ip-range 10.5.72.240/29 --gateway 10.5.72.254 --aux-address printer=10.5.72.241 \
              -o com.docker.network.driver.mtu=1300 net",
@@ -82,8 +81,7 @@ fn addresses_hardware_and_mtu_are_what_was_asked_for() {
 // RequestAddress fails: Docker has undone what there was, and the container may be started when there is room.
 #[test]
 fn a_full_pool_says_who_has_it_and_harms_nobody() {
-    lab().check(|lab| {
-        let site = Site::boot(lab, &[])?;
+    on_site(&[], |site| {
         site.network("--subnet 10.5.72.0/29 net")?;
         let names = ["c1", "c2", "c3", "c4", "c5"];
         for name in names {
@@ -115,18 +113,14 @@ fn a_full_pool_says_who_has_it_and_harms_nobody() {
 #[test]
 fn fifty_containers_start_at_once() {
     const COUNT: usize = 50;
-    lab().check(|lab| {
-        let mut site = Site::boot(lab, &[])?;
+    on_site(&[], |site| {
         site.network("-o flannel.gateway=true net")?;
         site.sleeper("--name first --network net")?;
         let names: Vec<_> = (0..COUNT).map(|n| format!("n{n}")).collect();
         let started: Result<Vec<_>> = std::thread::scope(|scope| {
             let start = |name: &String| {
                 let options = format!("--name {name} --network net -p 80");
-                scope.spawn({
-                    let site = &site;
-                    move || site.sleeper(&options)
-                })
+                scope.spawn(move || site.sleeper(&options))
             };
             let threads: Vec<_> = names.iter().map(start).collect();
             threads.into_iter().map(|t| t.join().unwrap_or_else(|p| std::panic::resume_unwind(p))).collect()
@@ -141,20 +135,19 @@ fn fifty_containers_start_at_once() {
         for address in &addresses {
             site.exec("first", &format!("ping -c 1 -W 2 {address}"))?;
         }
-        let rules = site.machine.exec("nft list chain inet flannel-docker ports")?;
+        let rules = site.machine().exec("nft list chain inet flannel-docker ports")?;
         check("a port each", rules.matches("dnat ip to").count() == COUNT, &rules)?;
         site.docker(&format!("rm -f first {}", names.join(" ")))?;
         site.remove_crowded_network("net")?;
-        check("nothing is left", site.leftovers()?.is_empty(), site.leftovers()?)
+        site.leaves_nothing()
     });
 }
 
 // The answer without a lease is a refusal; what Docker asks once in its life is answered all the same.
 #[test]
 fn without_a_lease_at_first_all_is_well_as_soon_as_there_is_one() {
-    lab().check(|lab| {
-        let site = Site::boot(lab, &[])?;
-        let file = site.machine.run_directory().join("flannel/subnet.env");
+    on_site(&[], |site| {
+        let file = site.subnet_file();
         std::fs::remove_file(&file).context(|| file.display().to_string())?;
         let said = site.refused("network create -d flannel --ipam-driver flannel net")?;
         check("the file is named", said.contains("/run/flannel/subnet.env is not there"), &said)?;

@@ -1,5 +1,5 @@
 //! What a container's start costs on a flannel network, beside Docker's own, as one table. `ci/bench docker` builds what
-//! it needs and runs it.
+//! it needs and runs it. Words after the program's path choose parts: `run`, `start`, `crowd`.
 //!
 //! A host with a Docker of its own, without flanneld: a lease is written by hand, since nothing here leaves the host.
 //! Docker cannot start a container on two networks by one command, so beside `docker run --rm` the start and the removal
@@ -15,6 +15,8 @@ const ROUNDS: usize = 15;
 const AT_ONCE: usize = 50;
 const ROUNDS_AT_ONCE: usize = 3;
 const ENV: &str = "FLANNEL_NETWORK=10.5.0.0/16\nFLANNEL_SUBNET=10.5.72.1/24\nFLANNEL_MTU=1450\nFLANNEL_IPMASQ=false\n";
+
+const PARTS: [&str; 3] = ["run", "start", "crowd"];
 
 /// What a container is on.
 struct Kind {
@@ -33,11 +35,16 @@ const KINDS: [Kind; 4] = [
 ];
 
 fn main() -> ExitCode {
-    let Some(program) = std::env::args().nth(1) else {
-        eprintln!("docker-bench: which flannel-docker? docker-bench PATH");
+    let words: Vec<String> = std::env::args().skip(1).collect();
+    let (Some(program), parts) = (words.first(), words.get(1..).unwrap_or_default()) else {
+        eprintln!("docker-bench: which flannel-docker? docker-bench PATH [PART...]");
         return ExitCode::from(2);
     };
-    match bench(Path::new(&program)) {
+    if let Some(unknown) = parts.iter().find(|p| !PARTS.contains(&p.as_str())) {
+        eprintln!("docker-bench: there is no part {unknown}: give {}", PARTS.join(", "));
+        return ExitCode::from(2);
+    }
+    match bench(Path::new(program), |part| parts.is_empty() || parts.iter().any(|p| p == part)) {
         Ok(()) => ExitCode::SUCCESS,
         Err(e) => {
             eprintln!("docker-bench: {e}");
@@ -46,7 +53,7 @@ fn main() -> ExitCode {
     }
 }
 
-fn bench(program: &Path) -> Result<()> {
+fn bench(program: &Path, wanted: impl Fn(&str) -> bool) -> Result<()> {
     let lab = Lab::without_etcd(&[Segment::Near])?;
     let machine = lab.host(1).machine()?;
     let _dockerd = machine.dockerd(&[])?;
@@ -65,29 +72,32 @@ fn bench(program: &Path) -> Result<()> {
         output(Command::new("uname").arg("-r"))?.trim()
     );
 
-    heading(&format!("docker run --rm ... true, {ROUNDS} rounds"));
-    report(ROUNDS, |kind, _| match kind.second {
-        Some(_) => Ok(None),
-        None => {
-            let line = format!("run --rm --network {} {IMAGE} true", kind.network);
-            timed(|| machine.docker_line(&line)).map(Some)
-        }
-    })?;
-
-    heading(&format!("start and removal of a container that was created before, {ROUNDS} rounds"));
-    report(ROUNDS, |kind, _| {
-        create(&machine, kind, "bench", "true")?;
-        timed(|| machine.docker_line("start -a bench").and_then(|_| machine.docker_line("rm bench"))).map(Some)
-    })?;
-
-    heading(&format!("start of {AT_ONCE} containers at once, {ROUNDS_AT_ONCE} rounds"));
-    report(ROUNDS_AT_ONCE, |kind, _| {
-        let names: Vec<_> = (0..AT_ONCE).map(|n| format!("bench{n}")).collect();
-        all(&names, |name| create(&machine, kind, name, "sleep 1000"))?;
-        let took = timed(|| all(&names, |name| machine.docker_line(&format!("start {name}")).map(drop)))?;
-        all(&names, |name| machine.docker_line(&format!("rm -f {name}")).map(drop))?;
-        Ok(Some(took))
-    })?;
+    if wanted("run") {
+        report(ROUNDS, &[&format!("docker run --rm ... true, {ROUNDS} rounds")], |kind| match kind.second {
+            Some(_) => Ok(Vec::new()),
+            None => {
+                let line = format!("run --rm --network {} {IMAGE} true", kind.network);
+                Ok(vec![timed(|| machine.docker_line(&line))?])
+            }
+        })?;
+    }
+    if wanted("start") {
+        let what = format!("start and removal of a container that was created before, {ROUNDS} rounds");
+        report(ROUNDS, &[&what], |kind| {
+            create(&machine, kind, "bench", "true")?;
+            Ok(vec![timed(|| machine.docker_line("start -a bench").and_then(|_| machine.docker_line("rm bench")))?])
+        })?;
+    }
+    if wanted("crowd") {
+        let what = |what: &str| format!("{what} of {AT_ONCE} containers at once, {ROUNDS_AT_ONCE} rounds");
+        report(ROUNDS_AT_ONCE, &[&what("start"), &what("removal")], |kind| {
+            let names: Vec<_> = (0..AT_ONCE).map(|n| format!("bench{n}")).collect();
+            names.iter().try_for_each(|name| create(&machine, kind, name, "sleep 1000"))?;
+            let start = timed(|| all(&names, |name| machine.docker_line(&format!("start {name}")).map(drop)))?;
+            let removal = timed(|| all(&names, |name| machine.docker_line(&format!("rm -f {name}")).map(drop)))?;
+            Ok(vec![start, removal])
+        })?;
+    }
     println!("\nthe plugin's memory after that: {:.1} MiB", plugin.rss_kib()? as f64 / 1024.0);
     Ok(())
 }
@@ -127,28 +137,30 @@ fn timed<T>(body: impl FnOnce() -> Result<T>) -> Result<Duration> {
     Ok(start.elapsed())
 }
 
-fn heading(what: &str) {
-    println!("\n{what:<66} p50 ms  p90 ms   ratio");
-}
-
-/// Measures every kind in turn, so that what else the machine does hits all alike, and prints a row each. The ratio is
-/// the median of the rounds' own ratios to the kind it is compared with.
-fn report(rounds: usize, mut measure: impl FnMut(&Kind, usize) -> Result<Option<Duration>>) -> Result<()> {
-    let mut times = vec![Vec::new(); KINDS.len()];
-    for round in 0..rounds {
-        for (kind, times) in KINDS.iter().zip(&mut times) {
-            times.extend(measure(kind, round)?);
+/// Measures every kind in turn, so that what else the machine does hits all alike, and prints a table for each thing
+/// that was measured, with a row for each kind. The ratio is the median of the rounds' own ratios to the kind it is
+/// compared with.
+fn report(rounds: usize, things: &[&str], mut measure: impl FnMut(&Kind) -> Result<Vec<Duration>>) -> Result<()> {
+    let mut times = vec![vec![Vec::new(); KINDS.len()]; things.len()];
+    for _ in 0..rounds {
+        for (kind, place) in KINDS.iter().zip(0..) {
+            for (took, times) in measure(kind)?.into_iter().zip(&mut times) {
+                times[place].push(took);
+            }
         }
     }
-    for (kind, own) in KINDS.iter().zip(&times).filter(|(_, own)| !own.is_empty()) {
-        let ratios: Vec<_> =
-            own.iter().zip(&times[kind.beside]).map(|(a, b)| a.as_secs_f64() / b.as_secs_f64()).collect();
-        let milli: Vec<_> = own.iter().map(|t| t.as_secs_f64() * 1000.0).collect();
-        let ratio = match ratios.is_empty() {
-            true => String::new(),
-            false => format!("{:.2} of {}", quantile(&ratios, 0.5), KINDS[kind.beside].name),
-        };
-        println!("  {:<64} {:>6.0}  {:>6.0}   {ratio}", kind.name, quantile(&milli, 0.5), quantile(&milli, 0.9));
+    for (thing, times) in things.iter().zip(&times) {
+        println!("\n{thing:<66} p50 ms  p90 ms   ratio");
+        for (kind, own) in KINDS.iter().zip(times).filter(|(_, own)| !own.is_empty()) {
+            let ratios: Vec<_> =
+                own.iter().zip(&times[kind.beside]).map(|(a, b)| a.as_secs_f64() / b.as_secs_f64()).collect();
+            let milli: Vec<_> = own.iter().map(|t| t.as_secs_f64() * 1000.0).collect();
+            let ratio = match ratios.is_empty() {
+                true => String::new(),
+                false => format!("{:.2} of {}", quantile(&ratios, 0.5), KINDS[kind.beside].name),
+            };
+            println!("  {:<64} {:>6.0}  {:>6.0}   {ratio}", kind.name, quantile(&milli, 0.5), quantile(&milli, 0.9));
+        }
     }
     Ok(())
 }

@@ -104,6 +104,11 @@ impl Etcd {
         self.slot().take().context(|| "etcd does not run".to_owned())?.kill()
     }
 
+    /// Its process.
+    pub fn process(&self) -> Result<Process> {
+        self.slot().clone().context(|| "etcd does not run".to_owned())
+    }
+
     /// Sends its process a signal.
     pub fn signal(&self, signal: Signal) -> Result<()> {
         self.slot().as_ref().context(|| "etcd does not run".to_owned())?.signal(signal)

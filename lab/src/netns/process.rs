@@ -95,10 +95,30 @@ impl Process {
 
     /// Its resident memory in KiB.
     pub fn rss_kib(&self) -> Result<u64> {
+        self.kib("VmRSS:")
+    }
+
+    /// The most resident memory it ever had, in KiB.
+    pub fn peak_rss_kib(&self) -> Result<u64> {
+        self.kib("VmHWM:")
+    }
+
+    fn kib(&self, field: &str) -> Result<u64> {
         let path = format!("/proc/{}/status", self.pid());
         let status = std::fs::read_to_string(&path).context(|| path.clone())?;
-        let line = status.lines().find_map(|l| l.strip_prefix("VmRSS:")).context(|| format!("{path}: no VmRSS"))?;
+        let line = status.lines().find_map(|l| l.strip_prefix(field)).context(|| format!("{path}: no {field}"))?;
         line.trim().trim_end_matches(" kB").parse().context(|| format!("{path}: {line}"))
+    }
+
+    /// CPU seconds it has used, in and out of the kernel.
+    pub fn cpu_seconds(&self) -> Result<f64> {
+        let path = format!("/proc/{}/stat", self.pid());
+        let stat = std::fs::read_to_string(&path).context(|| path.clone())?;
+        // Behind the name, which may hold blanks: state is field 3, utime 14 and stime 15 of proc(5), in hundredths.
+        let fields: Vec<&str> = stat.rsplit_once(") ").map_or(Vec::new(), |(_, rest)| rest.split(' ').collect());
+        let ticks =
+            |at: usize| fields.get(at).and_then(|f| f.parse::<f64>().ok()).context(|| format!("{path}: {stat}"));
+        Ok((ticks(11)? + ticks(12)?) / 100.0)
     }
 }
 

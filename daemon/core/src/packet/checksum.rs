@@ -3,30 +3,40 @@
 //! Sums are taken over words in the machine's own byte order, which the ones' complement sum allows (RFC 1071,
 //! section 2 B): the folded sum goes back into a packet by `to_ne_bytes`.
 
+/// Bytes of a block of [`sum`].
+const BLOCK: usize = 64;
+
 /// The sum of the 16-bit words of `bytes`, not yet folded; an odd last byte counts as if a zero followed. Sums of parts
 /// may be added as long as all but the last part have even length. Up to 2^31 bytes.
 pub fn sum(bytes: &[u8]) -> u64 {
-    // Two halves of each 64-bit word in sums of their own: no carry is ever lost, and the compiler makes vector
-    // additions of it.
+    let blocks = bytes.chunks_exact(BLOCK);
+    let rest = blocks.remainder();
+    // A header is shorter than one block: it must not pay for what makes a payload quick.
+    let total = if bytes.len() < BLOCK { 0 } else { sum_blocks(blocks) };
+    let mut words = rest.chunks_exact(4);
+    let words_total: u64 = words.by_ref().map(|w| u64::from(u32::from_ne_bytes([w[0], w[1], w[2], w[3]]))).sum();
+    let last = match *words.remainder() {
+        [] => 0,
+        [a] => u64::from(u16::from_ne_bytes([a, 0])),
+        [a, b] => u64::from(u16::from_ne_bytes([a, b])),
+        [a, b, c, ..] => u64::from(u32::from_ne_bytes([a, b, c, 0])),
+    };
+    total + words_total + last
+}
+
+/// Two halves of each 64-bit word in sums of their own: no carry is ever lost, and the compiler makes vector additions
+/// of it.
+fn sum_blocks(blocks: std::slice::ChunksExact<'_, u8>) -> u64 {
     let mut low = [0_u64; 8];
     let mut high = [0_u64; 8];
-    let mut blocks = bytes.chunks_exact(64);
-    for block in &mut blocks {
+    for block in blocks {
         for (i, word) in block.chunks_exact(8).enumerate() {
             let word = u64::from_ne_bytes([word[0], word[1], word[2], word[3], word[4], word[5], word[6], word[7]]);
             low[i] += word & 0xffff_ffff;
             high[i] += word >> 32;
         }
     }
-    let mut total: u64 = low.iter().sum::<u64>() + high.iter().sum::<u64>();
-    let mut words = blocks.remainder().chunks_exact(4);
-    for word in &mut words {
-        total += u64::from(u32::from_ne_bytes([word[0], word[1], word[2], word[3]]));
-    }
-    let mut last = [0; 4];
-    let rest = words.remainder();
-    last[..rest.len()].copy_from_slice(rest);
-    total + u64::from(u32::from_ne_bytes(last))
+    low.iter().sum::<u64>() + high.iter().sum::<u64>()
 }
 
 /// The sum as 16 bits: 0 only if all that was summed was zero.

@@ -63,10 +63,18 @@ fn complete(offload: &Offload, packet: &mut Packet<'_>) -> Result<(), Uncuttable
     Ok(())
 }
 
-#[derive(PartialEq)]
 enum Transport {
     Tcp,
     Udp,
+}
+
+impl Transport {
+    fn protocol(&self) -> u8 {
+        match self {
+            Self::Tcp => TCP,
+            Self::Udp => UDP,
+        }
+    }
 }
 
 fn segments(
@@ -77,12 +85,12 @@ fn segments(
     mut piece: impl FnMut(Piece),
 ) -> Result<(), Uncuttable> {
     let (bytes, ip) = (&*packet.bytes, packet.header);
-    let (protocol, shortest) = match transport {
-        Transport::Tcp => (TCP, TCP_HEADER),
-        Transport::Udp => (UDP, UDP_HEADER),
+    let shortest = match transport {
+        Transport::Tcp => TCP_HEADER,
+        Transport::Udp => UDP_HEADER,
     };
     let size = usize::from(offload.segment);
-    if packet.protocol() != protocol || packet.word(FRAGMENT) & 0x3fff != 0 {
+    if packet.protocol() != transport.protocol() || packet.word(FRAGMENT) & 0x3fff != 0 {
         return Err(Uncuttable("no whole packet of the protocol said"));
     }
     if size == 0 || bytes.len() < ip + shortest {
@@ -95,6 +103,7 @@ fn segments(
     if header < ip + shortest || header > bytes.len() {
         return Err(Uncuttable("the header is not all there"));
     }
+    let common = Common::of(&bytes[..header], ip, transport);
     let first = heads.len();
     let mut body = header;
     let mut number: u16 = 0;
@@ -102,8 +111,8 @@ fn segments(
         let end = (body + size).min(bytes.len());
         let head = heads.len();
         heads.extend_from_slice(&bytes[..header]);
-        let segment = Segment { header: &mut heads[head..], ip, payload: &bytes[body..end] };
-        segment.write(number, body - header, (number == 0, end == bytes.len()), transport);
+        let place = (body - header, number == 0, end == bytes.len());
+        common.complete(&mut heads[head..], &bytes[body..end], number, place);
         number = number.wrapping_add(1);
         body = end;
         if end == bytes.len() {
@@ -119,50 +128,92 @@ fn segments(
     Ok(())
 }
 
-struct Segment<'a> {
-    header: &'a mut [u8],
+/// What all segments of a super-packet have in common, summed once.
+struct Common<'a> {
+    /// Bytes of the IPv4 header.
     ip: usize,
-    payload: &'a [u8],
+    transport: &'a Transport,
+    /// The sum of the IPv4 header without length, identification and checksum.
+    network: u64,
+    /// The sum of the pseudo header and the transport's header without what changes from segment to segment.
+    rest: u64,
+    id: u16,
+    /// TCP's sequence number.
+    sequence: u32,
+    /// TCP's flags.
+    flags: u8,
 }
 
-impl Segment<'_> {
+impl<'a> Common<'a> {
+    /// Of a super-packet's header; `ip` bytes of it are IPv4's, and the transport's are all there.
+    fn of(header: &[u8], ip: usize, transport: &'a Transport) -> Self {
+        let (network, rest) = header.split_at(ip);
+        let addresses = pseudo_header(&network[12..20], transport.protocol(), 0);
+        let mut common = Self {
+            ip,
+            transport,
+            // The words at 2, 4 and 10 change.
+            network: sum(&network[..2]) + sum(&network[6..10]) + sum(&network[12..]),
+            rest: 0,
+            id: u16::from_be_bytes([network[4], network[5]]),
+            sequence: 0,
+            flags: 0,
+        };
+        match transport {
+            Transport::Tcp => {
+                common.sequence = u32::from_be_bytes([rest[4], rest[5], rest[6], rest[7]]);
+                common.flags = rest[tcp::FLAGS];
+                // All but the sequence number, the word that has the flags, and the checksum.
+                common.rest = addresses
+                    + sum(&rest[..4])
+                    + sum(&rest[8..tcp::OFFSET])
+                    + sum(&rest[tcp::FLAGS + 1..TCP_CHECKSUM])
+                    + sum(&rest[TCP_CHECKSUM + 2..]);
+            }
+            // Only the ports stay.
+            Transport::Udp => common.rest = addresses + sum(&rest[..4]),
+        }
+        common
+    }
+
     /// Makes a copy of the super-packet's header the header of segment `number`, whose payload starts `offset` bytes
     /// behind the first one's.
-    fn write(self, number: u16, offset: usize, (first, last): (bool, bool), transport: &Transport) {
-        let Self { header, ip, payload } = self;
-        let total = header.len() + payload.len();
-        let (network, rest) = header.split_at_mut(ip);
-        network[2..4].copy_from_slice(&word(total).to_be_bytes());
-        let id = u16::from_be_bytes([network[4], network[5]]).wrapping_add(number);
+    fn complete(&self, header: &mut [u8], payload: &[u8], number: u16, (offset, first, last): (usize, bool, bool)) {
+        let total = word(header.len() + payload.len());
+        let (network, rest) = header.split_at_mut(self.ip);
+        let id = self.id.wrapping_add(number);
+        network[2..4].copy_from_slice(&total.to_be_bytes());
         network[4..6].copy_from_slice(&id.to_be_bytes());
-        network[10..12].fill(0);
-        let checksum = field(sum(network));
+        let checksum = field(self.network + u64::from(total.to_be()) + u64::from(id.to_be()));
         network[10..12].copy_from_slice(&checksum);
-        let length = word(rest.len() + payload.len());
-        let (protocol, at) = match transport {
+        let length = word(rest.len() + payload.len()).to_be();
+        let sum = self.rest + u64::from(length) + sum(payload);
+        match self.transport {
             Transport::Tcp => {
-                let sequence = u32::from_be_bytes([rest[4], rest[5], rest[6], rest[7]]);
-                let sequence = sequence.wrapping_add(u32::try_from(offset).unwrap_or(0));
+                let sequence = self.sequence.wrapping_add(u32::try_from(offset).unwrap_or(0));
                 rest[4..8].copy_from_slice(&sequence.to_be_bytes());
+                let mut flags = self.flags;
                 if !first {
-                    rest[tcp::FLAGS] &= !tcp::CWR;
+                    flags &= !tcp::CWR;
                 }
                 if !last {
-                    rest[tcp::FLAGS] &= !(tcp::FIN | tcp::PSH);
+                    flags &= !(tcp::FIN | tcp::PSH);
                 }
-                (TCP, TCP_CHECKSUM)
+                rest[tcp::FLAGS] = flags;
+                let flags = u16::from_ne_bytes([rest[tcp::OFFSET], flags]);
+                let checksum = field(sum + u64::from(sequence.to_be()) + u64::from(flags));
+                rest[TCP_CHECKSUM..TCP_CHECKSUM + 2].copy_from_slice(&checksum);
             }
             Transport::Udp => {
-                rest[4..6].copy_from_slice(&length.to_be_bytes());
-                (UDP, UDP_CHECKSUM)
+                rest[4..6].copy_from_slice(&length.to_ne_bytes());
+                let checksum = match field(sum + u64::from(length)) {
+                    // A zero would say that there is none (RFC 768).
+                    [0, 0] => [0xff, 0xff],
+                    checksum => checksum,
+                };
+                rest[UDP_CHECKSUM..UDP_CHECKSUM + 2].copy_from_slice(&checksum);
             }
-        };
-        rest[at..at + 2].fill(0);
-        let mut checksum = field(pseudo_header(&network[12..20], protocol, length) + sum(rest) + sum(payload));
-        if *transport == Transport::Udp && checksum == [0, 0] {
-            checksum = [0xff, 0xff];
         }
-        rest[at..at + 2].copy_from_slice(&checksum);
     }
 }
 

@@ -57,14 +57,20 @@ impl<'a> Inward<'a> {
         }
         let hosts = self.tunnels.now();
         let (mut packets, mut bytes) = (0, 0);
+        // Neighbours in a batch mostly have both in common.
+        let mut known = None;
         for (from, place) in self.places.drain(..) {
             let start = place.start;
             let Some(mut packet) = Packet::parse(&mut self.buffer[place]) else {
                 drop_for(&METRICS.udp_not_a_packet, || "a datagram held no whole IPv4 packet".into());
                 continue;
             };
-            if !self.any_source && !may_send(&hosts, from, packet.source()) {
-                continue;
+            let source = packet.source();
+            if !self.any_source && known != Some((from, source)) {
+                if !may_send(&hosts, from, source) {
+                    continue;
+                }
+                known = Some((from, source));
             }
             if !packet.hop() {
                 drop_for(&METRICS.udp_ttl, || "their time to live was over".into());

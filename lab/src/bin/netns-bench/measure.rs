@@ -166,13 +166,3 @@ pub(crate) fn questions(
     answering.join().map_err(|_| Error::new("the answering thread panicked"))?.context(what)?;
     times.context(what)
 }
-
-/// CPU seconds a process has used, in and out of the kernel.
-pub(crate) fn cpu_seconds(process: &Process) -> Result<f64> {
-    let path = format!("/proc/{}/stat", process.pid());
-    let stat = std::fs::read_to_string(&path).context(|| path.clone())?;
-    // Behind the name, which may hold blanks: state is field 3, utime 14 and stime 15 of proc(5), in hundredths.
-    let fields: Vec<&str> = stat.rsplit_once(") ").map_or(Vec::new(), |(_, rest)| rest.split(' ').collect());
-    let ticks = |at: usize| fields.get(at).and_then(|f| f.parse::<f64>().ok()).context(|| format!("{path}: {stat}"));
-    Ok((ticks(11)? + ticks(12)?) / 100.0)
-}

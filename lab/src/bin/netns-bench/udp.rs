@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use flannel_lab::netns::{Context as _, Error, Lab, Pod, Process, Result, SOON, eventually, transfer};
 
-use crate::measure::{Flood, Sender, Tcp, cpu_seconds, flood, questions, tcp};
+use crate::measure::{Flood, Sender, Tcp, flood, questions, tcp};
 use crate::overview::{kernel, mebi, reachable};
 
 /// Of each figure the middle one of so many rounds is shown; the variable `ROUNDS` sets another number.
@@ -143,7 +143,7 @@ impl Way {
     fn round(&mut self) -> Result<()> {
         let Self { one, two, forwarders, seen, .. } = self;
         let address = two.address();
-        let spent = || forwarders.iter().map(cpu_seconds).sum::<Result<f64>>();
+        let spent = || forwarders.iter().map(Process::cpu_seconds).sum::<Result<f64>>();
         let before = spent()?;
         let flow = tcp(one, two, address, 1, SECONDS)?;
         seen.one_flow_cost.push((spent()? - before + flow.seconds) / flow.gigabytes);

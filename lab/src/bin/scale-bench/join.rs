@@ -15,10 +15,11 @@ const JOINS: usize = 300;
 
 pub(crate) fn table(program: &Path, sizes: &[usize]) -> Result<()> {
     println!("\nfrom the write of a lease to its route, vxlan, {JOINS} hosts one after the other, ms");
-    println!("                 to the route            etcd's answer alone");
-    println!("    N     p50     p99     max     p50     p99     max");
+    println!("                 to the route            etcd's answer alone  CPU of the daemon");
+    println!("    N     p50     p99     max     p50     p99     max             a join");
     for &size in sizes {
-        let (mut routes, mut writes): (Vec<f64>, Vec<f64>) = joins(program, size)?.into_iter().unzip();
+        let (times, processor) = joins(program, size)?;
+        let (mut routes, mut writes): (Vec<f64>, Vec<f64>) = times.into_iter().unzip();
         let mut line = format!("{size:>5}");
         for times in [&mut routes, &mut writes] {
             times.sort_by(f64::total_cmp);
@@ -26,13 +27,13 @@ pub(crate) fn table(program: &Path, sizes: &[usize]) -> Result<()> {
                 line.push_str(&format!(" {:>7.1}", at(times, percent)));
             }
         }
-        println!("{line}");
+        println!("{line} {processor:>18.2}");
     }
     Ok(())
 }
 
-/// Milliseconds to the route, and to the answer of etcd that the lease is written.
-fn joins(program: &Path, size: usize) -> Result<Vec<(f64, f64)>> {
+/// Milliseconds to the route, and to the answer of etcd that the lease is written; and the processor's of each join.
+fn joins(program: &Path, size: usize) -> Result<(Vec<(f64, f64)>, f64)> {
     let lab = lease::lab("vxlan", size)?;
     let daemon = start::ready(&lab, program, "vxlan", size)?;
     let mut command = lab.host(1).command("ip");
@@ -47,7 +48,8 @@ fn joins(program: &Path, size: usize) -> Result<Vec<(f64, f64)>> {
             }
         }
     });
-    let times = (|| {
+    let busy = start::processor(&daemon)?;
+    let times: Result<Vec<(f64, f64)>> = (|| {
         // The monitor listens when it has told of a route of ours.
         let probe = "route replace 10.250.250.0/24 dev lo";
         start::until(|| {
@@ -75,6 +77,7 @@ fn joins(program: &Path, size: usize) -> Result<Vec<(f64, f64)>> {
     })();
     monitor.kill().and_then(|()| monitor.wait()).context(|| "ip monitor".to_owned())?;
     drop(reader.join());
+    let busy = start::processor(&daemon)? - busy;
     daemon.kill()?;
-    times
+    Ok((times?, busy * 1000.0 / JOINS as f64))
 }

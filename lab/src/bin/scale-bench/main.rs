@@ -21,6 +21,10 @@ use std::process::ExitCode;
 use flannel_lab::netns::{Context as _, Result};
 
 const SIZES: [usize; 4] = [100, 1000, 5000, 20_000];
+/// Of the table of joins.
+const JOINED: [usize; 2] = [1000, 5000];
+/// Of the table of what etcd bears.
+const LIGHT: [usize; 3] = [1000, 2000, 5000];
 const BACKENDS: [&str; 3] = ["vxlan", "host-gw", "udp"];
 const TABLES: [&str; 5] = ["start", "join", "churn", "etcd", "routes"];
 
@@ -28,16 +32,18 @@ const TABLES: [&str; 5] = ["start", "join", "churn", "etcd", "routes"];
 struct Bench {
     flanneld: PathBuf,
     light_hosts: PathBuf,
-    sizes: Vec<usize>,
+    sizes: Option<Vec<usize>>,
     backends: Vec<String>,
     tables: Vec<String>,
+    /// Over how many seconds the light hosts start.
+    spread: Option<usize>,
 }
 
 fn main() -> ExitCode {
     let Some(bench) = Bench::read(std::env::args().skip(1)) else {
         eprintln!(
             "scale-bench: usage: scale-bench FLANNELD LIGHT_HOSTS [sizes=100,1000,5000,20000] \
-             [backends=vxlan,host-gw,udp] [tables=start,join,churn,etcd,routes]"
+             [backends=vxlan,host-gw,udp] [tables=start,join,churn,etcd,routes] [spread=SECONDS]"
         );
         return ExitCode::from(2);
     };
@@ -56,16 +62,18 @@ impl Bench {
         let mut bench = Self {
             flanneld: words.next()?.into(),
             light_hosts: words.next()?.into(),
-            sizes: SIZES.to_vec(),
+            sizes: None,
             backends: own(&BACKENDS),
             tables: own(&TABLES),
+            spread: None,
         };
         for word in words {
             let (name, list) = word.split_once('=')?;
             let list: Vec<String> = list.split(',').map(str::to_owned).collect();
             let known = |known: &[&str]| list.iter().all(|word| known.contains(&word.as_str()));
             match name {
-                "sizes" => bench.sizes = list.iter().map(|n| n.parse().ok()).collect::<Option<_>>()?,
+                "sizes" => bench.sizes = Some(list.iter().map(|n| n.parse().ok()).collect::<Option<_>>()?),
+                "spread" => bench.spread = Some(list.first()?.parse().ok()?),
                 "backends" if known(&BACKENDS) => bench.backends = list,
                 "tables" if known(&TABLES) => bench.tables = list,
                 _ => return None,
@@ -78,6 +86,10 @@ impl Bench {
         self.tables.iter().any(|t| t == table)
     }
 
+    fn sizes<'a>(&'a self, usual: &'a [usize]) -> &'a [usize] {
+        self.sizes.as_deref().unwrap_or(usual)
+    }
+
     fn run(&self) -> Result<()> {
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         println!("{}: {cores} cores, kernel {}", self.flanneld.display(), read("/proc/sys/kernel/osrelease")?);
@@ -88,19 +100,19 @@ impl Bench {
             println!("{name} {}", read(&format!("/proc/sys/{name}"))?);
         }
         if self.has("start") {
-            start::table(&self.flanneld, &self.backends, &self.sizes)?;
+            start::table(&self.flanneld, &self.backends, self.sizes(&SIZES))?;
         }
         if self.has("join") {
-            join::table(&self.flanneld, &self.sizes)?;
+            join::table(&self.flanneld, self.sizes(&JOINED))?;
         }
         if self.has("churn") {
             churn::table(&self.flanneld)?;
         }
         if self.has("etcd") {
-            light::table(&self.light_hosts)?;
+            light::table(&self.light_hosts, self.sizes(&LIGHT), self.spread)?;
         }
         if self.has("routes") {
-            routes::table(&self.sizes)?;
+            routes::table(self.sizes(&SIZES))?;
         }
         Ok(())
     }

@@ -7,18 +7,18 @@ use std::time::{Duration, Instant};
 
 use flannel_lab::netns::{Context as _, Daemon, Error, Host, Lab, Result};
 
+use crate::batch;
 use crate::lease::{self, Absent};
-use crate::{batch, read};
 
 const PORT: u16 = 8081;
 const PATIENCE: Duration = Duration::from_secs(300);
 /// How long the idle processor time is counted.
-const IDLE: Duration = Duration::from_secs(60);
+const IDLE: Duration = Duration::from_secs(30);
 
 pub(crate) fn table(program: &Path, backends: &[String], sizes: &[usize]) -> Result<()> {
     println!("\nstart with N leases in etcd");
     println!(
-        "backend      N  subnet.env s  last entry s  ip -batch s  ratio  CPU s  RSS MiB  idle CPU %  comparison ms"
+        "backend      N  subnet.env s  last entry s  ip -batch s  ratio  CPU s  RSS MiB  peak MiB  idle CPU %  comparison ms"
     );
     for backend in backends {
         for &size in sizes {
@@ -43,7 +43,7 @@ fn row(program: &Path, backend: &str, size: usize) -> Result<()> {
     if made != wanted {
         return Err(Error::new(format!("{backend}, {size} leases: {made} entries in the kernel instead of {wanted}")));
     }
-    let rss = daemon.process().rss_kib()?;
+    let (rss, peak) = (daemon.process().rss_kib()?, daemon.process().peak_rss_kib()?);
     let comparison = comparison(host, &daemon, backend)?;
     let idle = idle(&daemon)?;
     let by_batch = batch::time(backend, size, host.directory())?;
@@ -51,10 +51,11 @@ fn row(program: &Path, backend: &str, size: usize) -> Result<()> {
         (format!("{:.3}", took.as_secs_f64()), format!("{:.2}", last.as_secs_f64() / took.as_secs_f64()))
     });
     println!(
-        "{backend:<8} {size:>5} {:>13.3} {:>13.3} {seconds:>12} {ratio:>6} {busy:>6.2} {:>8.1} {idle:>11.3} {comparison:>14}",
+        "{backend:<8} {size:>5} {:>13.3} {:>13.3} {seconds:>12} {ratio:>6} {busy:>6.2} {:>8.1} {:>9.1} {idle:>11.3} {comparison:>14}",
         env.as_secs_f64(),
         last.as_secs_f64(),
         kibi(rss),
+        kibi(peak),
     );
     daemon.kill()
 }
@@ -84,12 +85,20 @@ pub(crate) fn until(mut good: impl FnMut() -> Result<bool>) -> Result<Instant> {
     Ok(Instant::now())
 }
 
-/// Processor seconds of a daemon so far.
+/// Processor seconds of a daemon's threads so far.
 pub(crate) fn processor(daemon: &Daemon) -> Result<f64> {
-    let path = format!("/proc/{}/schedstat", daemon.process().pid());
-    // Nanoseconds on a processor, of the first thread: the daemon has no other but for its udp proxy.
-    let text = read(&path)?;
-    let nanoseconds: f64 = text.split_whitespace().next().and_then(|n| n.parse().ok()).context(|| path.clone())?;
+    let threads = format!("/proc/{}/task", daemon.process().pid());
+    let mut nanoseconds = 0.0;
+    for thread in std::fs::read_dir(&threads).context(|| threads.clone())? {
+        let path = thread.context(|| threads.clone())?.path().join("schedstat");
+        // Nanoseconds on a processor come first. A thread may have ended meanwhile.
+        let Ok(text) = std::fs::read_to_string(&path) else { continue };
+        nanoseconds += text
+            .split_whitespace()
+            .next()
+            .and_then(|n| n.parse::<f64>().ok())
+            .context(|| path.display().to_string())?;
+    }
     Ok(nanoseconds / 1e9)
 }
 
@@ -131,7 +140,7 @@ pub(crate) fn metric(host: &Host, name: &str) -> Result<Option<usize>> {
     Ok(page.lines().find_map(|line| line.strip_prefix(name)?.parse().ok()))
 }
 
-fn kibi(kib: u64) -> f64 {
+pub(crate) fn kibi(kib: u64) -> f64 {
     #[expect(clippy::cast_precision_loss, reason = "sizes far below 2^52, shown with one digit")]
     let kib = kib as f64;
     kib / 1024.0
