@@ -18,7 +18,7 @@ use flannel_core::key::SubnetKey;
 use flannel_core::lease::LeaseAttrs;
 use flannel_core::subnet_env::PreviousSubnets;
 use flannel_core::view::Change;
-use flanneld::backoff::Backoff;
+use flannel_host::backoff::Backoff;
 use flanneld::opts::Options;
 use flanneld::subnet::etcd::EtcdStore;
 use flanneld::subnet::follow::{Update, follow};

@@ -13,10 +13,8 @@ use flannel_core::subnet_env::{PreviousSubnets, Side, SubnetEnv};
 use tokio::sync::{Notify, mpsc};
 use tokio_util::sync::CancellationToken;
 
-use crate::atomic_file;
 use crate::backend;
 use crate::backend::vxlan::{MacFiles, VtepOptions};
-use crate::backoff::Backoff;
 use crate::docker_plugin;
 use crate::error::Error;
 use crate::keeper::Keeper;
@@ -31,6 +29,8 @@ use crate::subnet::follow::follow;
 use crate::subnet::store::{StoreError, SubnetStore};
 use crate::subnet::{Held, Listed, SubnetManager};
 use crate::uplink::{self, Families};
+use flannel_host::backoff::Backoff;
+use flannel_host::files;
 
 /// How many updates may wait for the programming before the watch waits.
 const UPDATES: usize = 1024;
@@ -214,7 +214,7 @@ async fn acquire(
 async fn announce(options: &Options, env: &SubnetEnv, readiness: &Readiness) {
     let path = &options.subnet_file;
     let mut backoff = Backoff::new(Duration::from_secs(1), Duration::from_secs(60));
-    while let Err(error) = atomic_file::write(path, &env.render()) {
+    while let Err(error) = files::write(path, &env.render()) {
         tracing::error!("flag -subnet-file: can't write {}: {error}; trying again until it works", path.display());
         backoff.pause().await;
     }

@@ -12,10 +12,10 @@ use std::process::ExitCode;
 use flannel_core::docker_opts::{Variables, assignments, derive};
 use flannel_core::ipnet::{IpNet, Ipv4Net};
 
-use crate::atomic_file;
 use crate::kernel::KernelError;
 use crate::kernel::netlink::Netlink;
 use command_line::{Options, Stop};
+use flannel_host::files;
 
 mod command_line;
 
@@ -73,7 +73,7 @@ fn write(options: &Options, name: &str) -> Result<(), String> {
     let source = options.flannel_env.display();
     let made = derive(&options.wanted, variables).map_err(|bad| format!("{source}: {bad}"))?;
     let target = &options.docker_env;
-    atomic_file::write(target, &made.text)
+    files::write(target, &made.text)
         .map_err(|error| format!("can't write {}: {error}; choose another file with -d", target.display()))?;
     let Some(subnet) = made.subnet else { return Ok(()) };
     match gateway_to(subnet) {

@@ -8,8 +8,8 @@ use rustix::process::{Pid, Signal, kill_process};
 use tokio::process::{Child, Command};
 use tokio_util::sync::CancellationToken;
 
-use crate::backoff::Backoff;
 use crate::opts::Options;
+use flannel_host::backoff::Backoff;
 
 const PROGRAM: &str = "flannel-docker";
 

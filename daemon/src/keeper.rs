@@ -11,11 +11,11 @@ use flannel_core::renewal::Renewal;
 use rustix::time::{ClockId, clock_gettime};
 use tokio::sync::Notify;
 
-use crate::backoff::Backoff;
 use crate::error::Error;
 use crate::metrics::METRICS;
 use crate::subnet::store::{Life, SubnetStore};
 use crate::subnet::{Held, Kept, SubnetManager, TTL};
+use flannel_host::backoff::Backoff;
 
 /// The first and the longest pause between two doubts about the lease.
 const CALM: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(60));

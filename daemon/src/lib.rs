@@ -5,9 +5,7 @@
 //! [`uplink`] chooses the interface, [`ready`] and [`service_manager`] tell the host. [`docker_opts`] is a program of
 //! its own, run once behind the daemon. The words they share are `flannel-core`'s.
 
-pub mod atomic_file;
 pub mod backend;
-pub mod backoff;
 pub mod connect;
 pub mod daemon;
 pub mod docker_opts;
@@ -15,7 +13,6 @@ pub mod docker_plugin;
 pub mod error;
 pub mod keeper;
 pub mod kernel;
-pub mod log;
 pub mod metrics;
 pub mod opts;
 pub mod programme;

@@ -31,7 +31,7 @@ fn main() -> ExitCode {
         eprintln!("{}", env!("CARGO_PKG_VERSION"));
         return ExitCode::SUCCESS;
     }
-    flanneld::log::to_stderr(options.verbosity);
+    flannel_host::log::to_stderr(flannel_host::log::level(options.verbosity));
     leftover.bad_variables.iter().for_each(|bad| tracing::warn!("{bad}"));
     if !leftover.words.is_empty() {
         tracing::warn!(

@@ -12,8 +12,8 @@ use flannel_core::key::SubnetKey;
 use flannel_core::lease::{LeaseAttrs, TTL_SECONDS};
 use flannel_core::subnet_env::PreviousSubnets;
 
-use crate::backoff::Backoff;
 use crate::error::Error;
+use flannel_host::backoff::Backoff;
 use store::{Expect, Life, Revision, StoreError, Stored, SubnetStore, Written};
 
 pub mod etcd;

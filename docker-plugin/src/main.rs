@@ -9,6 +9,7 @@ use flannel_docker::lease::SubnetFile;
 use flannel_docker::opts::{self, Opts, PROGRAM};
 use flannel_docker::ready::Ready;
 use flannel_docker::{doctor, server, socket};
+use flannel_host::log;
 use tokio::signal::unix::{SignalKind, signal};
 use tracing::{Level, error, info, warn};
 
@@ -41,15 +42,9 @@ fn main() -> ExitCode {
     let level = match opts.verbosity {
         // The doctor's report says it all.
         0 if is_doctor => Level::ERROR,
-        0 => Level::INFO,
-        _ => Level::DEBUG,
+        n => log::level(n),
     };
-    tracing_subscriber::fmt()
-        .with_max_level(level)
-        .with_writer(std::io::stderr)
-        .with_target(false)
-        .with_ansi(false)
-        .init();
+    log::to_stderr(level);
     if let [word, ..] = left.words.as_slice() {
         error!("{word:?} is no flag: write -NAME=VALUE");
         return ExitCode::from(USAGE);

@@ -6,11 +6,12 @@
 
 use std::collections::BTreeMap;
 use std::fs::{self, File, TryLockError};
-use std::io::{self, Write as _};
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use flannel_core::name::Mac;
+use flannel_host::files;
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 use tracing::{error, warn};
@@ -300,7 +301,7 @@ impl Store {
             (bytes.map_err(|e| Error::State(format!("state: {e}")))?, shared.generation)
         };
         let path = Arc::clone(&self.path);
-        let result = tokio::task::spawn_blocking(move || write_atomically(&path, &bytes)).await;
+        let result = tokio::task::spawn_blocking(move || files::replace(&path, &bytes, files::PUBLIC)).await;
         let result = result.unwrap_or_else(|e| Err(io::Error::other(e)));
         result.map_err(|e| {
             let path = self.path.display();
@@ -355,18 +356,6 @@ fn parse(path: &Path, bytes: &[u8]) -> Result<Option<State>, Error> {
 fn aside(path: &Path) -> PathBuf {
     let numbered = (1u64..).map(|n| path.with_extension(format!("json.damaged-{n}")));
     numbered.into_iter().find(|p| !p.exists()).unwrap_or_else(|| path.with_extension("json.damaged"))
-}
-
-fn write_atomically(path: &Path, bytes: &[u8]) -> io::Result<()> {
-    let temporary = path.with_extension("json.new");
-    let mut file = File::create(&temporary)?;
-    file.write_all(bytes)?;
-    file.sync_all()?;
-    fs::rename(&temporary, path)?;
-    match path.parent() {
-        Some(dir) => File::open(dir)?.sync_all(),
-        None => Ok(()),
-    }
 }
 
 #[cfg(test)]

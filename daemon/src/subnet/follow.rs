@@ -12,8 +12,8 @@ use tokio::time::Instant;
 
 use super::Listed;
 use super::store::{News, Revision, StoreError, Stored, SubnetStore};
-use crate::backoff::Backoff;
 use crate::metrics::METRICS;
+use flannel_host::backoff::Backoff;
 
 /// How often all leases are listed although nothing seems to be wrong: between half of this and all of it, so that
 /// hosts that started together don't ask together.

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use flannel_core::name::{IfName, Mac};
 
-use crate::atomic_file;
+use flannel_host::files;
 
 /// Where MAC addresses outlive a reboot: a file for each device and public address. So a copied disk, whose host has
 /// another address, does not bring a second VTEP with the same MAC.
@@ -32,7 +32,7 @@ impl MacFiles {
     /// Not being able to remember is no reason not to go on.
     pub(super) fn write(&self, device: &IfName, local: IpAddr, mac: Mac) {
         let path = self.path(device, local);
-        if let Err(error) = atomic_file::write(&path, &format!("{mac}\n")) {
+        if let Err(error) = files::write(&path, &format!("{mac}\n")) {
             tracing::warn!(
                 "flag -state-dir: can't write {}: {error}; after a reboot {device} gets a new MAC",
                 path.display()

@@ -1,8 +1,7 @@
 //! The host's private key: a file, made when it is absent, so that the host keeps its key as long as the file is there.
 
-use std::fs::{self, OpenOptions};
-use std::io::{self, Write as _};
-use std::os::unix::fs::OpenOptionsExt as _;
+use std::fs;
+use std::io;
 use std::path::Path;
 
 use flannel_core::wireguard::{PublicKey, Secret};
@@ -21,7 +20,7 @@ pub(super) fn read(path: &Path) -> Result<Option<Secret>, String> {
 
 /// Makes a key.
 pub(super) fn make(path: &Path) -> Result<Secret, String> {
-    let made = generate().and_then(|key| create(path, key));
+    let made = generate().and_then(|key| flannel_host::files::create_new(path, key.to_base64().as_bytes(), 0o400));
     made.map_err(|e| fault("make", path, &e))?;
     // Another daemon of this host may have been quicker: what stands in the file counts.
     read(path)?.ok_or_else(|| format!("the key file {} was removed right after it was made", path.display()))
@@ -55,28 +54,6 @@ fn generate() -> io::Result<Secret> {
     bytes[0] &= 248;
     bytes[31] = bytes[31] & 127 | 64;
     Ok(Secret(bytes))
-}
-
-/// Writes the file whole or not at all, readable by root alone, and never over another's.
-fn create(path: &Path, key: Secret) -> io::Result<()> {
-    let directory = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    fs::create_dir_all(directory)?;
-    let name = path.file_name().ok_or_else(|| io::Error::other("it names no file"))?;
-    let temporary = directory.join(format!(".{}.{}", name.to_string_lossy(), std::process::id()));
-    let write = || {
-        let mut file = OpenOptions::new().write(true).create_new(true).mode(0o400).open(&temporary)?;
-        file.write_all(key.to_base64().as_bytes())?;
-        file.sync_all()?;
-        match fs::hard_link(&temporary, path) {
-            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
-            other => other,
-        }
-    };
-    let written = write();
-    match fs::remove_file(&temporary) {
-        Err(error) if written.is_ok() => Err(error),
-        _ => written,
-    }
 }
 
 #[cfg(test)]

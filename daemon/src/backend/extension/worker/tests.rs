@@ -77,7 +77,7 @@ fn a_removal_that_always_fails_is_given_up() {
 
 /// Waits until the file has these lines.
 async fn written(path: &Path, lines: &[&str]) {
-    let mut backoff = crate::backoff::Backoff::new(Duration::from_millis(10), Duration::from_millis(10));
+    let mut backoff = flannel_host::backoff::Backoff::new(Duration::from_millis(10), Duration::from_millis(10));
     let start = Instant::now();
     loop {
         let text = std::fs::read_to_string(path).unwrap_or_default();

@@ -1,8 +1,8 @@
-//! Pauses between tries: doubling, with jitter so that hosts that failed together don't come back together.
+//! Pauses between attempts: exponential, with jitter so that hosts that failed together do not retry together.
 
 use std::time::Duration;
 
-/// The pauses of one series of tries.
+/// The pauses of one series of attempts.
 #[derive(Debug, Clone)]
 pub struct Backoff {
     first: Duration,
@@ -24,12 +24,12 @@ impl Backoff {
     }
 
     /// Waits for the next pause.
-    #[expect(clippy::disallowed_methods, reason = "the one place where time is waited for")]
+    #[expect(clippy::disallowed_methods, reason = "the backoff itself")]
     pub async fn pause(&mut self) {
         tokio::time::sleep(self.next_pause()).await;
     }
 
-    /// A try went well: the next failure starts from the first pause again.
+    /// An attempt succeeded: the next failure starts from the first pause again.
     pub fn reset(&mut self) {
         self.next = self.first;
     }
