@@ -90,7 +90,8 @@ fn belongs_to_one_process() {
 async fn a_change_the_disk_refuses_is_taken_back() {
     let dir = tempfile::tempdir().unwrap();
     let store = Store::open(dir.path()).unwrap();
-    fs::create_dir(dir.path().join("state.json.new")).unwrap();
+    let block = dir.path().join(format!(".state.json.{}", std::process::id()));
+    fs::create_dir(&block).unwrap();
     let add = |s: &mut State| {
         s.networks.insert("n1".to_owned(), network());
         Ok(())
@@ -101,7 +102,7 @@ async fn a_change_the_disk_refuses_is_taken_back() {
     let error = store.change(add, undo).await.unwrap_err().to_string();
     assert!(error.contains("state.json") && error.contains("can't be written"), "{error}");
     assert!(store.read(|s| s.networks.is_empty()));
-    fs::remove_dir(dir.path().join("state.json.new")).unwrap();
+    fs::remove_dir(&block).unwrap();
     store.change(add, undo).await.unwrap();
     assert!(dir.path().join("state.json").exists());
 }

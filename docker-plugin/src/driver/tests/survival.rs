@@ -15,7 +15,7 @@ async fn a_network_that_fails_leaves_nothing() {
     assert_eq!(host.kernel(), Interfaces::default());
 
     // The disk refuses after the bridge is there.
-    let block = host.dir.path().join("state/state.json.new");
+    let block = host.dir.path().join(format!("state/.state.json.{}", std::process::id()));
     std::fs::create_dir(&block).unwrap();
     let error = host.create(N1, "flannel-local", &given.pool, &gateway).await.unwrap_err();
     assert!(matches!(error, Error::State(_)), "{error}");
