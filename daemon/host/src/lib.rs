@@ -7,5 +7,6 @@
 pub mod backoff;
 pub mod files;
 pub mod log;
+pub mod metrics;
 pub mod program;
 pub mod say_once;
