@@ -12,12 +12,12 @@ use std::net::IpAddr;
 
 use ipnet::IpNet;
 
-use crate::engine::DockerNetwork;
+use crate::docker::engine::DockerNetwork;
 use crate::error::short;
-use crate::lease::Leases;
 use crate::links::Owned;
-use crate::names;
-use crate::state::{Network, State};
+use crate::naming;
+use crate::store::lease::Leases;
+use crate::store::{Network, State};
 
 /// What everybody says.
 #[derive(Debug, Clone, Copy)]
@@ -309,9 +309,9 @@ fn compare_kernel(view: &View<'_>, found: &mut BTreeSet<Difference>) {
     let mut known = BTreeSet::new();
     for (id, network) in &view.state.networks {
         let network_id = || id.clone();
-        let cables = network.endpoints.keys().flat_map(|e| [names::host_end(e), names::container_end(e)]).flatten();
+        let cables = network.endpoints.keys().flat_map(|e| [naming::host_end(e), naming::container_end(e)]).flatten();
         known.extend(cables.map(|c| c.to_string()));
-        let Ok(name) = names::bridge(id) else { continue };
+        let Ok(name) = naming::bridge(id) else { continue };
         let name = name.to_string();
         known.insert(name.clone());
         if let Some(lease) = view.leases.get(&network.flannel)
@@ -331,7 +331,7 @@ fn compare_kernel(view: &View<'_>, found: &mut BTreeSet<Difference>) {
             }
         }
         for endpoint in network.endpoints.keys() {
-            let Ok(cable) = names::host_end(endpoint) else { continue };
+            let Ok(cable) = naming::host_end(endpoint) else { continue };
             let there = view.devices.iter().find(|d| d.name == cable.as_str());
             if there.is_some_and(|d| d.bridge.as_deref() != Some(&name)) {
                 let (endpoint, cable) = (endpoint.clone(), cable.to_string());
@@ -341,16 +341,16 @@ fn compare_kernel(view: &View<'_>, found: &mut BTreeSet<Difference>) {
     }
     // A container that only Docker knows has its cable still; without Docker's word nothing is left over.
     let Some(docker) = view.docker else { return };
-    let bridges = docker.iter().filter_map(|n| names::bridge(&n.id).ok());
+    let bridges = docker.iter().filter_map(|n| naming::bridge(&n.id).ok());
     let endpoints = docker.iter().flat_map(|n| n.endpoints.keys());
-    let cables = endpoints.flat_map(|e| [names::host_end(e), names::container_end(e)]).flatten();
+    let cables = endpoints.flat_map(|e| [naming::host_end(e), naming::container_end(e)]).flatten();
     known.extend(bridges.chain(cables).map(|name| name.to_string()));
     let left = view.devices.iter().filter(|d| !known.contains(&d.name));
     found.extend(left.map(|d| Difference::DeviceLeft { device: d.name.clone() }));
 }
 
 fn has_cable(devices: &[Owned], endpoint: &str) -> bool {
-    names::host_end(endpoint).is_ok_and(|name| devices.iter().any(|d| d.name == name.as_str()))
+    naming::host_end(endpoint).is_ok_and(|name| devices.iter().any(|d| d.name == name.as_str()))
 }
 
 /// What keeps a bridge from doing its work.

@@ -1,3 +1,9 @@
+use std::collections::BTreeMap;
+
+use ipnet::IpNet;
+
+use super::lease::Side;
+use super::pool::Pool;
 use super::*;
 
 fn pool() -> Pool {

@@ -10,11 +10,11 @@ use tracing::{debug, info, warn};
 use super::Driver;
 use super::adopt::read_endpoint;
 use crate::api::network::EndpointCall;
-use crate::engine::DockerNetwork;
+use crate::docker::engine::DockerNetwork;
+use crate::driver::drift::{Difference, Remedy, View, compare};
 use crate::error::Error;
 use crate::links::{Links, Owned};
-use crate::reconcile::{Difference, Remedy, View, compare};
-use crate::state::State;
+use crate::store::State;
 
 /// How often Docker is asked when nothing is the matter. After a start, or a call that was lost, it is asked more
 /// often, since the end of what it is about may take it a minute.

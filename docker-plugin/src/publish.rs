@@ -6,17 +6,20 @@
 use std::net::IpAddr;
 
 use flannel_core::name::IfName;
-use tracing::debug;
 
-use crate::names;
+use crate::naming;
 use crate::nat::{Forward, Nat, Way};
-use crate::state::{Network, State};
+use crate::store::{Network, State};
+
+pub mod localnet;
+pub mod ports;
+pub mod reserve;
 
 /// Everything that is to be translated; `localnet` tells of each bridge whether it takes packets from 127.0.0.1.
 pub fn nat(state: &State, localnet: impl Fn(&IfName) -> bool) -> Nat {
     let mut nat = Nat::default();
     for (id, network) in state.networks.iter().filter(|(_, n)| n.gateway) {
-        let Ok(bridge) = names::bridge(id) else { continue };
+        let Ok(bridge) = naming::bridge(id) else { continue };
         let localnet = localnet(&bridge);
         for endpoint in network.endpoints.values() {
             for to in endpoint.addresses.iter().map(ipnet::IpNet::addr) {
@@ -39,25 +42,4 @@ fn sides(network: &Network) -> Vec<(ipnet::IpNet, ipnet::IpNet)> {
 /// The container's address that the host's own connections are carried to.
 pub fn target(addresses: &[ipnet::IpNet]) -> Option<IpAddr> {
     addresses.first().map(ipnet::IpNet::addr)
-}
-
-fn localnet_path(bridge: &IfName) -> String {
-    format!("/proc/sys/net/ipv4/conf/{bridge}/route_localnet")
-}
-
-/// Has the bridge take packets from 127.0.0.1. Where that may not be set (`/proc/sys` is read-only in most containers),
-/// our own listeners carry what the host itself sends to a published port.
-pub fn allow_localnet(bridge: &IfName) {
-    if takes_localnet(bridge) {
-        return;
-    }
-    let path = localnet_path(bridge);
-    if let Err(e) = std::fs::write(&path, "1") {
-        debug!("{path} can't be set to 1: {e}");
-    }
-}
-
-/// Whether it takes them.
-pub fn takes_localnet(bridge: &IfName) -> bool {
-    std::fs::read_to_string(localnet_path(bridge)).is_ok_and(|v| v.trim() == "1")
 }

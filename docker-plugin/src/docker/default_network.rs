@@ -14,7 +14,7 @@ use ipnet::IpNet;
 use tokio::time::{MissedTickBehavior, interval};
 use tracing::{info, warn};
 
-use crate::lease::{Lease, SubnetFile};
+use crate::store::lease::{Lease, SubnetFile};
 
 /// How often it is looked for: soon enough for who starts Docker and then a container by hand.
 const STEP: Duration = Duration::from_secs(2);

@@ -1,10 +1,10 @@
 use std::collections::BTreeMap;
 
 use super::*;
-use crate::engine::{DockerEndpoint, DockerPool};
-use crate::lease::{Lease, Side};
-use crate::pool::Pool;
-use crate::state::{Endpoint, Subnet};
+use crate::docker::engine::{DockerEndpoint, DockerPool};
+use crate::store::lease::{Lease, Side};
+use crate::store::pool::Pool;
+use crate::store::{Endpoint, Subnet};
 
 const N: &str = "1111111111110000000000000000000000000000000000000000000000000000";
 const E: &str = "e1e1e1e1e1e10000000000000000000000000000000000000000000000000000";
@@ -32,7 +32,7 @@ fn agreed() -> Four {
     .unwrap();
     network.subnets = vec![Subnet { pool: subnet, gateway }];
     network.lease = vec![side];
-    let mac = names::mac_for(address.addr());
+    let mac = naming::mac_for(address.addr());
     network.endpoints = BTreeMap::from([(
         E.to_owned(),
         serde_json::from_value::<Endpoint>(serde_json::json!({
@@ -54,11 +54,11 @@ fn agreed() -> Four {
         endpoints: BTreeMap::from([(E.to_owned(), there)]),
         ..DockerNetwork::default()
     };
-    let bridge = names::bridge(N).unwrap().to_string();
+    let bridge = naming::bridge(N).unwrap().to_string();
     let devices = vec![
         Owned { name: bridge.clone(), is_bridge: true, mtu: 1450, up: true, bridge: None, addresses: vec![gateway] },
         Owned {
-            name: names::host_end(E).unwrap().to_string(),
+            name: naming::host_end(E).unwrap().to_string(),
             mtu: 1450,
             up: true,
             bridge: Some(bridge),

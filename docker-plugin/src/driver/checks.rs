@@ -6,8 +6,8 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use tokio::sync::watch;
 use tokio::time::Instant;
 
-use crate::engine::DockerNetwork;
-use crate::reconcile::Difference;
+use crate::docker::engine::DockerNetwork;
+use crate::driver::drift::Difference;
 
 /// The book of looks.
 #[derive(Debug)]

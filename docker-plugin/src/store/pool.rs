@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::address::{from_number, hosts, number};
 use crate::error::Error;
-use crate::lease::FlannelName;
+use crate::store::lease::FlannelName;
 
 /// A part of the lease whose addresses we hand out for Docker.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

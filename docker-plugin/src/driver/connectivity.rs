@@ -12,11 +12,12 @@ use super::Driver;
 use crate::api::Empty;
 use crate::api::network::{EndpointCall, Program};
 use crate::error::{Error, short};
-use crate::gateway;
 use crate::links::Links;
-use crate::ports::hold::{self, Held};
-use crate::ports::{self, Port, Wanted};
-use crate::state::State;
+use crate::publish::ports::{self, Wanted};
+use crate::publish::reserve::{self, Held};
+use crate::publish::{self, localnet};
+use crate::store::State;
+use crate::store::port::Port;
 
 impl<L: Links> Driver<L> {
     /// Publishes the endpoint's ports.
@@ -35,12 +36,12 @@ impl<L: Links> Driver<L> {
         }
         // Those of another set first: the new one may have the same ports.
         self.held().remove(&endpoint_id);
-        let to = gateway::target(&endpoint.addresses).ok_or_else(missing)?;
+        let to = publish::target(&endpoint.addresses).ok_or_else(missing)?;
         let taken = self.store.read(|s| taken(s, &endpoint_id));
         let mut held = Vec::new();
         for wanted in &wanted {
             let ours: Vec<_> = taken.iter().copied().chain(held.iter().map(|h: &Held| h.port)).collect();
-            held.push(hold::take(wanted, to, &ours)?);
+            held.push(reserve::take(wanted, to, &ours)?);
         }
         let published: Vec<_> = held.iter().map(|h| h.port).collect();
         let put = |s: &mut State| {
@@ -91,7 +92,7 @@ impl<L: Links> Driver<L> {
         let published = self.store.read(|s| {
             let networks = s.networks.values().filter(|n| n.gateway);
             let endpoints = networks.flat_map(|n| n.endpoints.iter());
-            endpoints.map(|(id, e)| (id.clone(), e.ports.clone(), gateway::target(&e.addresses))).collect::<Vec<_>>()
+            endpoints.map(|(id, e)| (id.clone(), e.ports.clone(), publish::target(&e.addresses))).collect::<Vec<_>>()
         });
         for (id, ports, to) in published {
             let Some(to) = to.filter(|_| !ports.is_empty()) else { continue };
@@ -101,7 +102,7 @@ impl<L: Links> Driver<L> {
             let mut held = Vec::new();
             for port in ports {
                 let Port { proto, container, host_ip, host } = port;
-                match hold::take(&Wanted { proto, container, host_ip, first: host, last: host }, to, &[]) {
+                match reserve::take(&Wanted { proto, container, host_ip, first: host, last: host }, to, &[]) {
                     Ok(port) => held.push(port),
                     // Its packets are still translated before that other program sees them.
                     Err(e) => warn!("endpoint {}: {e}", short(&id)),
@@ -115,7 +116,7 @@ impl<L: Links> Driver<L> {
 
     /// Has the translation follow the state.
     pub(super) async fn order_nat(&self) -> Result<(), String> {
-        self.guards.nat.set(|| self.store.read(|s| gateway::nat(s, gateway::takes_localnet))).await
+        self.guards.nat.set(|| self.store.read(|s| publish::nat(s, localnet::takes_localnet))).await
     }
 
     /// Lets others have the endpoint's ports.

@@ -13,8 +13,9 @@ use tokio::net::TcpStream;
 use tokio::task::JoinHandle;
 use tracing::{debug, warn};
 
-use super::{Port, Proto, Wanted};
+use super::ports::Wanted;
 use crate::error::Error;
+use crate::store::port::{Port, Proto};
 
 /// How long a listener that can't accept (no file left, say) waits before it tries again.
 const BREATH: Duration = Duration::from_millis(100);
