@@ -17,12 +17,12 @@ use crate::backend;
 use crate::backend::vxlan::{MacFiles, VtepOptions};
 use crate::docker_plugin;
 use crate::error::Error;
+use crate::filter::Filter;
 use crate::keeper::Keeper;
 use crate::kernel::netlink::Netlink;
 use crate::opts::Options;
 use crate::programme::{Host, Programme};
 use crate::ready::{self, Readiness};
-use crate::rules::Rules;
 use crate::service_manager::ServiceManager;
 use crate::subnet::{OwnLease, SubnetManager};
 use crate::uplink::{self, Families};
@@ -88,7 +88,7 @@ pub async fn check(options: &Options) -> Result<String, Error> {
 /// A host with its lease and its rules.
 struct Network {
     host: Host,
-    rules: Rules,
+    filter: Filter,
     held: OwnLease,
     /// The leases as they were when ours was taken.
     listed: Option<Listed>,
@@ -127,9 +127,9 @@ async fn start(options: &Options, store: &EtcdStore, manager: &ServiceManager) -
     {
         tracing::warn!("devices of an earlier run stay: {error}");
     }
-    let rules = Rules::set_up(options, &config, held.key).await?;
+    let filter = Filter::set_up(options, &config, held.key).await?;
     let host = Host { kernel, config, prepared, backend, own: held.key, attrs, blackhole: options.blackhole };
-    Ok(Network { host, rules, held, listed })
+    Ok(Network { host, filter, held, listed })
 }
 
 async fn serve(
@@ -140,7 +140,7 @@ async fn serve(
     manager: &ServiceManager,
     shutdown: &CancellationToken,
 ) -> Result<(), Error> {
-    let Network { host, rules, held, listed } = network;
+    let Network { host, filter, held, listed } = network;
     let env = subnet_env(&host.config, held.key, host.backend.mtu(), options.ip_masq);
     let status = format!("lease {}, MTU {}", held.key, env.mtu);
     let (updates, inbox) = mpsc::channel(UPDATES);
@@ -161,7 +161,7 @@ async fn serve(
             Err(error)
         }
         () = follow(store, &updates, listed) => Ok(()),
-        () = rules.keep(options.resync()) => Ok(()),
+        () = filter.keep(options.resync()) => Ok(()),
         () = announce => Ok(()),
     }
 }

@@ -12,15 +12,15 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use tokio::time::timeout;
 
+use crate::docker::engine::Engine;
+use crate::driver::drift::{Difference, Remedy, View, compare};
 use crate::driver::{Driver, Looked, open};
-use crate::engine::Engine;
-use crate::gateway;
-use crate::lease::SubnetFile;
 use crate::links::Links as _;
 use crate::links::netlink::Netlink;
 use crate::opts::Opts;
-use crate::reconcile::{Difference, Remedy, View, compare};
-use crate::state::{self, State};
+use crate::publish::{self, localnet};
+use crate::store::lease::SubnetFile;
+use crate::store::{self, State};
 
 mod plugin;
 mod rules;
@@ -178,7 +178,7 @@ impl<'a> Doctor<'a> {
         if let Err(e) = plugin::answers(&self.opts.socket).await {
             off("plugin-silent", e, "start the plugin, before Docker if you can: Docker waits for it");
         }
-        let state = match state::peek(&self.opts.state_dir) {
+        let state = match store::peek(&self.opts.state_dir) {
             Ok(state) => state.unwrap_or_default(),
             Err(e) => {
                 off("state-unreadable", e, "start the plugin again: it sets the file aside and asks Docker");
@@ -214,7 +214,7 @@ impl<'a> Doctor<'a> {
         };
         problems.extend(compare(&view).iter().map(Problem::from));
         problems.extend(rules::compare(&crate::driver::rules(&state), &self.opts.chain()).await);
-        let nat = gateway::nat(&state, gateway::takes_localnet);
+        let nat = publish::nat(&state, localnet::takes_localnet);
         problems.extend(table::compare(&nat, &self.opts.table()).await);
         if !state.networks.is_empty() && !forwards() {
             problems.push(Problem {

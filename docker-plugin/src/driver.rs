@@ -20,28 +20,29 @@ use ipnet::IpNet;
 use tokio::time::Instant;
 use tracing::{info, warn};
 
-use crate::engine::Engine;
+use crate::docker::engine::Engine;
 use crate::error::{Error, short};
 use crate::firewall::{Bridge, Guard, RuleSet};
-use crate::gateway;
-use crate::lease::{FlannelName, Lease, SubnetFile};
 use crate::links::{BridgeSpec, Links};
-use crate::names;
+use crate::naming;
 use crate::nat::Nat;
-use crate::ports::hold::Held;
-use crate::state::{Network, State, Store};
-use looks::Looks;
-pub use reconcile::Looked;
+use crate::publish::localnet;
+use crate::publish::reserve::Held;
+use crate::store::lease::{FlannelName, Lease, SubnetFile};
+use crate::store::{Network, State, Store};
+use checks::Looks;
+pub use repair::Looked;
 
 mod adopt;
+mod checks;
+mod connectivity;
+pub mod drift;
 mod endpoint;
 mod ipam;
-mod looks;
 mod network;
 pub mod open;
 mod options;
-mod publish;
-mod reconcile;
+mod repair;
 #[cfg(test)]
 mod tests;
 
@@ -187,9 +188,9 @@ impl<L: Links> Driver<L> {
     /// network is remembered. Tells whether there was one.
     async fn remove_unknown(&self, device: &str) -> bool {
         let is_known = self.store.read(|s| {
-            let mut bridges = s.networks.keys().filter_map(|id| names::bridge(id).ok());
+            let mut bridges = s.networks.keys().filter_map(|id| naming::bridge(id).ok());
             let endpoints = s.networks.values().flat_map(|n| n.endpoints.keys());
-            let mut cables = endpoints.flat_map(|id| [names::host_end(id), names::container_end(id)]).flatten();
+            let mut cables = endpoints.flat_map(|id| [naming::host_end(id), naming::container_end(id)]).flatten();
             bridges.any(|n| n.as_str() == device) || cables.any(|n| n.as_str() == device)
         });
         let Ok(name) = flannel_core::name::IfName::new(device.to_owned()) else { return false };
@@ -220,16 +221,16 @@ impl<L: Links> Driver<L> {
             self.replug(id).await?;
         }
         if network.gateway {
-            gateway::allow_localnet(&names::bridge(id)?);
+            localnet::allow_localnet(&naming::bridge(id)?);
         }
         Ok(())
     }
 
     async fn replug(&self, id: &str) -> Result<(), Error> {
-        let bridge = names::bridge(id)?;
+        let bridge = naming::bridge(id)?;
         let endpoints = |s: &State| s.networks.get(id).map(|n| n.endpoints.keys().cloned().collect::<Vec<_>>());
         for endpoint in self.store.read(endpoints).unwrap_or_default() {
-            self.links.replug(&names::host_end(&endpoint)?, &bridge).await?;
+            self.links.replug(&naming::host_end(&endpoint)?, &bridge).await?;
         }
         Ok(())
     }
@@ -276,8 +277,8 @@ impl<L: Links> Driver<L> {
 
 fn bridge_spec(id: &str, network: &Network) -> Result<BridgeSpec, Error> {
     let addresses: Vec<_> = network.subnets.iter().map(|s| s.gateway).collect();
-    let mac = names::mac_for_all(&addresses).ok_or_else(|| Error::UnknownNetwork { id: short(id).to_owned() })?;
-    Ok(BridgeSpec { name: names::bridge(id)?, addresses, mtu: network.mtu(), mac })
+    let mac = naming::mac_for_all(&addresses).ok_or_else(|| Error::UnknownNetwork { id: short(id).to_owned() })?;
+    Ok(BridgeSpec { name: naming::bridge(id)?, addresses, mtu: network.mtu(), mac })
 }
 
 /// The forward rules for all networks.
@@ -285,7 +286,7 @@ pub fn rules(state: &State) -> RuleSet {
     let bridges = state.networks.iter().filter_map(|(id, network)| {
         let flannel = network.lease.iter().map(|side| side.network).collect();
         let Network { internal, isolated, .. } = *network;
-        Some(Bridge { name: names::bridge(id).ok()?, internal, isolated, flannel })
+        Some(Bridge { name: naming::bridge(id).ok()?, internal, isolated, flannel })
     });
     RuleSet { bridges: bridges.collect() }
 }

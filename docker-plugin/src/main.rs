@@ -4,10 +4,10 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use flannel_core::flags::Stop;
+use flannel_docker::docker::default_network::Ready;
 use flannel_docker::driver::Driver;
-use flannel_docker::lease::SubnetFile;
 use flannel_docker::opts::{self, Opts, PROGRAM};
-use flannel_docker::ready::Ready;
+use flannel_docker::store::lease::SubnetFile;
 use flannel_docker::{doctor, server, socket};
 use flannel_host::log;
 use tokio::signal::unix::{SignalKind, signal};

@@ -18,8 +18,8 @@ use flannel_core::name::IfName;
 use ipnet::IpNet;
 
 use crate::firewall::Rules;
-use crate::names;
-use crate::ports::Port;
+use crate::naming;
+use crate::store::port::Port;
 
 pub mod nft;
 
@@ -136,7 +136,7 @@ pub fn chains(nat: &Nat) -> [Chain; 5] {
 
 /// A rule's comment: by it a listed rule is known again, whatever words another version of nft has for it.
 pub fn mark(rule: &str) -> String {
-    format!("{:08x}", names::digest(rule.as_bytes()))
+    format!("{:08x}", naming::digest(rule.as_bytes()))
 }
 
 /// The input for `nft -f -`: our table, emptied and filled; without rules only emptied and removed.
@@ -166,7 +166,7 @@ pub fn render(nat: &Nat, table: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::ports::Proto;
+    use crate::store::port::Proto;
 
     fn forward(host_ip: Option<&str>, to: &str, localnet: bool) -> Option<String> {
         let port = Port { proto: Proto::Tcp, container: 80, host_ip: host_ip.map(|a| a.parse().unwrap()), host: 8080 };

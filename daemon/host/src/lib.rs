@@ -6,6 +6,7 @@
 
 pub mod backoff;
 pub mod files;
+pub mod filter;
 pub mod log;
 pub mod metrics;
 pub mod program;

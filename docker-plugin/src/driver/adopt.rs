@@ -9,18 +9,18 @@ use tracing::info;
 use super::Driver;
 use super::options::{self, NetworkOptions};
 use crate::api::network::{CreateNetwork, IpamData};
-use crate::engine::{DockerNetwork, DockerPool};
+use crate::docker::engine::{DockerNetwork, DockerPool};
 use crate::error::{Error, short};
 use crate::links::{Links, Owned};
-use crate::names;
-use crate::pool::Pool;
-use crate::state::{Endpoint, Network, State, WITHOUT_IPAM};
+use crate::naming;
+use crate::store::pool::Pool;
+use crate::store::{Endpoint, Network, State, WITHOUT_IPAM};
 
 impl<L: Links> Driver<L> {
     /// Takes a network on again that Docker has and we have lost.
     pub(super) async fn adopt_network(&self, docker: &DockerNetwork, devices: &[Owned]) -> Result<bool, Error> {
         let id = &docker.id;
-        let bridge = names::bridge(id)?;
+        let bridge = naming::bridge(id)?;
         let here = devices.iter().find(|d| d.name == bridge.as_str());
         let named = docker.options.get(options::NETWORK).map(|name| name.parse()).transpose()?;
         let known = docker.pools.iter().map(|p| p.subnet).chain(here.iter().flat_map(|b| b.addresses.iter().copied()));
@@ -77,7 +77,7 @@ fn creation(
     docker: &DockerNetwork,
     space: &str,
     bridge: Option<&Owned>,
-    lease: &crate::lease::Lease,
+    lease: &crate::store::lease::Lease,
 ) -> Result<CreateNetwork, Error> {
     let data = |pool: &DockerPool| {
         let v6 = pool.subnet.addr().is_ipv6();
@@ -130,7 +130,7 @@ fn lost_pools(id: &str, network: &Network, docker: &DockerNetwork) -> Result<Vec
 }
 
 pub(super) fn read_endpoint(addresses: &[ipnet::IpNet], mac: &str) -> Option<Endpoint> {
-    let chosen = names::mac_for_all(addresses)?;
+    let chosen = naming::mac_for_all(addresses)?;
     Some(Endpoint {
         addresses: addresses.to_vec(),
         mac: mac.parse().unwrap_or(chosen),

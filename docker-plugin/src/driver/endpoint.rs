@@ -12,15 +12,15 @@ use crate::api::network::{
 };
 use crate::error::{Error, short};
 use crate::links::{CableSpec, Links};
-use crate::names;
-use crate::state::{Endpoint, Network, State};
+use crate::naming;
+use crate::store::{Endpoint, Network, State};
 
 impl<L: Links> Driver<L> {
     /// Remembers the endpoint and chooses its hardware address, if nobody else did. The cable is made by Join.
     pub async fn create_endpoint(&self, request: CreateEndpoint) -> Result<CreatedEndpoint, Error> {
         let CreateEndpoint { network_id, endpoint_id, interface } = request;
         let network = self.network(&network_id)?;
-        names::host_end(&endpoint_id)?;
+        naming::host_end(&endpoint_id)?;
         let lease = self.lease_of(&network)?;
         self.check_lease(&network_id, &network, &lease)?;
 
@@ -46,7 +46,7 @@ impl<L: Links> Driver<L> {
                 _ => Vec::new(),
             };
             let addresses: Vec<_> = addresses.iter().chain(&chosen).copied().collect();
-            let Some(mac) = given.or_else(|| names::mac_for_all(&addresses)) else {
+            let Some(mac) = given.or_else(|| naming::mac_for_all(&addresses)) else {
                 return Err(Error::Request {
                     what: format!("endpoint {}", short(&endpoint_id)),
                     reason: format!("has no address: recreate network {} with an IPAM driver", short(&network_id)),
@@ -85,9 +85,9 @@ impl<L: Links> Driver<L> {
         let network = self.network(&network_id)?;
         let endpoint = self.endpoint(&network_id, &endpoint_id)?;
         let cable = CableSpec {
-            host: names::host_end(&endpoint_id)?,
-            container: names::container_end(&endpoint_id)?,
-            bridge: names::bridge(&network_id)?,
+            host: naming::host_end(&endpoint_id)?,
+            container: naming::container_end(&endpoint_id)?,
+            bridge: naming::bridge(&network_id)?,
             mtu: network.mtu(),
             mac: endpoint.mac,
             hairpin: network.gateway,
@@ -168,7 +168,7 @@ impl<L: Links> Driver<L> {
     }
 
     async fn remove_cable(&self, endpoint_id: &str) {
-        for name in [names::host_end(endpoint_id), names::container_end(endpoint_id)].into_iter().flatten() {
+        for name in [naming::host_end(endpoint_id), naming::container_end(endpoint_id)].into_iter().flatten() {
             if let Err(e) = self.links.remove(&name).await {
                 warn!("{e}");
             }

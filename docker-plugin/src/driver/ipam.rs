@@ -23,10 +23,10 @@ use crate::api::ipam::{
     AddressGiven, AddressSpaces, GATEWAY, PoolGiven, ReleaseAddress, ReleasePool, RequestAddress, RequestPool,
 };
 use crate::error::{Error, short};
-use crate::lease::{FlannelName, Side};
 use crate::links::{HostRoute, Links};
-use crate::pool::Pool;
-use crate::state::State;
+use crate::store::State;
+use crate::store::lease::{FlannelName, Side};
+use crate::store::pool::Pool;
 
 /// Where Docker reads name servers; the second is systemd-resolved's.
 const RESOLV_CONF: [&str; 2] = ["/etc/resolv.conf", "/run/systemd/resolve/resolv.conf"];

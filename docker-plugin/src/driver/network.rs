@@ -11,20 +11,20 @@ use crate::address::overlap;
 use crate::api::Empty;
 use crate::api::network::{CreateNetwork, DeleteNetwork, IpamData};
 use crate::error::{Error, short};
-use crate::gateway;
-use crate::lease::{FlannelName, Lease, Side};
 use crate::links::{HostRoute, Links};
-use crate::names;
+use crate::naming;
 use crate::nat::nft;
-use crate::pool::Pool;
-use crate::state::{Network, State, Subnet, WITHOUT_IPAM};
+use crate::publish::localnet;
+use crate::store::lease::{FlannelName, Lease, Side};
+use crate::store::pool::Pool;
+use crate::store::{Network, State, Subnet, WITHOUT_IPAM};
 
 impl<L: Links> Driver<L> {
     /// Makes the bridge and remembers the network. Docker sends no DeleteNetwork after a refusal, so that leaves
     /// nothing behind.
     pub async fn create_network(&self, request: CreateNetwork) -> Result<Empty, Error> {
         let id = &request.network_id;
-        let bridge = names::bridge(id)?;
+        let bridge = naming::bridge(id)?;
         let options = NetworkOptions::read(&request.options)?;
         if options.gateway {
             let refused = |reason| Error::Request { what: "option flannel.gateway=true".to_owned(), reason };
@@ -91,7 +91,7 @@ impl<L: Links> Driver<L> {
         info!("network {}: {} on {bridge}, MTU {}{kind}", short(id), pools.join(" and "), network.mtu());
         self.order_rules().await;
         if network.gateway {
-            gateway::allow_localnet(&bridge);
+            localnet::allow_localnet(&bridge);
             if let Err(reason) = self.order_nat().await {
                 self.remove_network(id).await;
                 return Err(Error::Request { what: "option flannel.gateway=true".to_owned(), reason });
@@ -126,8 +126,8 @@ impl<L: Links> Driver<L> {
             // The guard has told of a failure, and tries on.
             drop(self.order_nat().await);
         }
-        let cables = network.endpoints.keys().filter_map(|e| names::host_end(e).ok());
-        for device in cables.chain(names::bridge(id)) {
+        let cables = network.endpoints.keys().filter_map(|e| naming::host_end(e).ok());
+        for device in cables.chain(naming::bridge(id)) {
             if let Err(e) = self.links.remove(&device).await {
                 warn!("{e}");
             }

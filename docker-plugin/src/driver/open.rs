@@ -1,14 +1,14 @@
 //! The driver of this host, as the options say.
 
 use super::{Driver, Guards, Settings};
-use crate::engine::Engine;
+use crate::docker::engine::Engine;
 use crate::firewall::Guard;
 use crate::firewall::iptables::Iptables;
-use crate::lease::SubnetFile;
 use crate::links::netlink::Netlink;
 use crate::nat::nft::Nft;
 use crate::opts::Opts;
-use crate::state::Store;
+use crate::store::Store;
+use crate::store::lease::SubnetFile;
 
 impl Driver<Netlink> {
     /// Goes on where the state left off, over the kernel of this network namespace; see [`Driver::restore`].

@@ -2,7 +2,7 @@
 
 use crate::api::Options;
 use crate::error::Error;
-use crate::lease::FlannelName;
+use crate::store::lease::FlannelName;
 
 /// `-o` options come under this key.
 const GENERIC: &str = "com.docker.network.generic";

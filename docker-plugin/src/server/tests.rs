@@ -8,13 +8,13 @@ use serde_json::Value;
 use tower::ServiceExt as _;
 
 use super::*;
+use crate::docker::engine::Engine;
 use crate::driver::{Guards, Settings};
-use crate::engine::Engine;
 use crate::firewall::Guard;
 use crate::firewall::fake::FakeFirewall;
-use crate::lease::SubnetFile;
 use crate::links::fake::FakeLinks;
-use crate::state::Store;
+use crate::store::Store;
+use crate::store::lease::SubnetFile;
 
 const ENV: &str = "FLANNEL_NETWORK=10.5.0.0/16\nFLANNEL_SUBNET=10.5.72.1/24\nFLANNEL_MTU=1450\nFLANNEL_IPMASQ=false\n";
 

@@ -1,8 +1,8 @@
 //! Faults half way, restarts, reboots, and leases that change.
 
 use super::*;
-use crate::engine::fake::FakeDocker;
-use crate::reconcile::Difference;
+use crate::docker::engine::fake::FakeDocker;
+use crate::driver::drift::Difference;
 
 #[tokio::test]
 async fn a_network_that_fails_leaves_nothing() {
@@ -157,7 +157,7 @@ fn docker_network(id: &str, subnet: &str, endpoints: &[(&str, &str)]) -> serde_j
 }
 
 fn gateway_of(subnet: &str) -> String {
-    crate::pool::Pool::new(subnet.parse().unwrap(), subnet.parse().unwrap()).unwrap().first().to_string()
+    crate::store::pool::Pool::new(subnet.parse().unwrap(), subnet.parse().unwrap()).unwrap().first().to_string()
 }
 
 /// A Docker that has just these networks.

@@ -1,0 +1,141 @@
+//! ProgramExternalConnectivity and RevokeExternalConnectivity: ports of networks whose way out is ours.
+//!
+//! Docker calls them when a container's default route comes to lead through a network and when it no longer does, with
+//! `docker network connect` and `disconnect` also while the container runs. A failure of Program is shown to the user;
+//! then no Revoke follows, but Leave and DeleteEndpoint, so those give the ports back as well.
+
+use std::sync::{MutexGuard, PoisonError};
+
+use tracing::{info, warn};
+
+use super::Driver;
+use crate::api::Empty;
+use crate::api::network::{EndpointCall, Program};
+use crate::error::{Error, short};
+use crate::links::Links;
+use crate::publish::ports::{self, Wanted};
+use crate::publish::reserve::{self, Held};
+use crate::publish::{self, localnet};
+use crate::store::State;
+use crate::store::port::Port;
+
+impl<L: Links> Driver<L> {
+    /// Publishes the endpoint's ports.
+    pub async fn program(&self, request: Program) -> Result<Empty, Error> {
+        let Program { network_id, endpoint_id, options } = request;
+        let wanted = ports::read(&options)?;
+        let network = self.network(&network_id)?;
+        let missing = || Error::UnknownEndpoint { id: short(&endpoint_id).to_owned() };
+        let endpoint = self.endpoint(&network_id, &endpoint_id)?;
+        if !network.gateway {
+            // Docker publishes them itself, on docker_gwbridge.
+            return Ok(Empty {});
+        }
+        if is_met(&wanted, &endpoint.ports) && self.held().contains_key(&endpoint_id) != wanted.is_empty() {
+            return Ok(Empty {});
+        }
+        // Those of another set first: the new one may have the same ports.
+        self.held().remove(&endpoint_id);
+        let to = publish::target(&endpoint.addresses).ok_or_else(missing)?;
+        let taken = self.store.read(|s| taken(s, &endpoint_id));
+        let mut held = Vec::new();
+        for wanted in &wanted {
+            let ours: Vec<_> = taken.iter().copied().chain(held.iter().map(|h: &Held| h.port)).collect();
+            held.push(reserve::take(wanted, to, &ours)?);
+        }
+        let published: Vec<_> = held.iter().map(|h| h.port).collect();
+        let put = |s: &mut State| {
+            let endpoint = s.networks.get_mut(&network_id).and_then(|n| n.endpoints.get_mut(&endpoint_id));
+            Ok(std::mem::replace(&mut endpoint.ok_or_else(missing)?.ports, published.clone()))
+        };
+        let undo = |s: &mut State, before: Vec<Port>| {
+            if let Some(endpoint) = s.networks.get_mut(&network_id).and_then(|n| n.endpoints.get_mut(&endpoint_id)) {
+                endpoint.ports = before;
+            }
+        };
+        self.store.change(put, undo).await?;
+        self.held().insert(endpoint_id.clone(), held);
+        if let Err(reason) = self.order_nat().await {
+            self.unpublish(&network_id, &endpoint_id).await;
+            return Err(Error::Request { what: format!("ports of endpoint {}", short(&endpoint_id)), reason });
+        }
+        for port in &published {
+            info!("endpoint {}: port {} of the container is {port} of the host", short(&endpoint_id), port.container);
+        }
+        Ok(Empty {})
+    }
+
+    /// Gives the endpoint's ports back.
+    pub async fn revoke(&self, request: EndpointCall) -> Result<Empty, Error> {
+        self.unpublish(&request.network_id, &request.endpoint_id).await;
+        Ok(Empty {})
+    }
+
+    /// Gives back what the endpoint has published, if anything.
+    pub(super) async fn unpublish(&self, network_id: &str, endpoint_id: &str) {
+        let had = self
+            .store
+            .forget(|s| {
+                let endpoint = s.networks.get_mut(network_id).and_then(|n| n.endpoints.get_mut(endpoint_id));
+                endpoint.map(|e| std::mem::take(&mut e.ports)).unwrap_or_default()
+            })
+            .await;
+        if !had.is_empty() {
+            // The guard has told of a failure, and tries on.
+            drop(self.order_nat().await);
+        }
+        self.held().remove(endpoint_id);
+    }
+
+    /// After a start: holds again what is published.
+    pub(super) async fn hold_again(&self) {
+        let published = self.store.read(|s| {
+            let networks = s.networks.values().filter(|n| n.gateway);
+            let endpoints = networks.flat_map(|n| n.endpoints.iter());
+            endpoints.map(|(id, e)| (id.clone(), e.ports.clone(), publish::target(&e.addresses))).collect::<Vec<_>>()
+        });
+        for (id, ports, to) in published {
+            let Some(to) = to.filter(|_| !ports.is_empty()) else { continue };
+            if self.held().contains_key(&id) {
+                continue;
+            }
+            let mut held = Vec::new();
+            for port in ports {
+                let Port { proto, container, host_ip, host } = port;
+                match reserve::take(&Wanted { proto, container, host_ip, first: host, last: host }, to, &[]) {
+                    Ok(port) => held.push(port),
+                    // Its packets are still translated before that other program sees them.
+                    Err(e) => warn!("endpoint {}: {e}", short(&id)),
+                }
+            }
+            self.held().insert(id, held);
+        }
+        // The guard has told of a failure, and tries on.
+        drop(self.order_nat().await);
+    }
+
+    /// Has the translation follow the state.
+    pub(super) async fn order_nat(&self) -> Result<(), String> {
+        self.guards.nat.set(|| self.store.read(|s| publish::nat(s, localnet::takes_localnet))).await
+    }
+
+    /// Lets others have the endpoint's ports.
+    pub(super) fn let_go(&self, endpoint_id: &str) {
+        self.held().remove(endpoint_id);
+    }
+
+    fn held(&self) -> MutexGuard<'_, std::collections::HashMap<String, Vec<Held>>> {
+        self.held.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Whether these ports are what is wanted, in the same order.
+fn is_met(wanted: &[Wanted], ports: &[Port]) -> bool {
+    wanted.len() == ports.len() && wanted.iter().zip(ports).all(|(w, p)| w.is_met_by(p))
+}
+
+/// What all other endpoints have published.
+fn taken(state: &State, endpoint_id: &str) -> Vec<Port> {
+    let endpoints = state.networks.values().flat_map(|n| n.endpoints.iter());
+    endpoints.filter(|(id, _)| *id != endpoint_id).flat_map(|(_, e)| e.ports.iter().copied()).collect()
+}
