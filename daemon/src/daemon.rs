@@ -17,20 +17,20 @@ use crate::backend;
 use crate::backend::vxlan::{MacFiles, VtepOptions};
 use crate::docker_plugin;
 use crate::error::Error;
+use crate::filter::Filter;
 use crate::keeper::Keeper;
 use crate::kernel::netlink::Netlink;
 use crate::opts::Options;
 use crate::programme::{Host, Programme};
 use crate::ready::{self, Readiness};
-use crate::rules::Rules;
 use crate::service_manager::ServiceManager;
-use crate::subnet::etcd::EtcdStore;
-use crate::subnet::follow::follow;
-use crate::subnet::store::{StoreError, SubnetStore};
-use crate::subnet::{Held, Listed, SubnetManager};
+use crate::subnet::{OwnLease, SubnetManager};
 use crate::uplink::{self, Families};
 use flannel_host::backoff::Backoff;
 use flannel_host::files;
+use flannel_store::etcd::EtcdStore;
+use flannel_store::follow::follow;
+use flannel_store::leases::{Listed, StoreError, SubnetStore};
 
 /// How many updates may wait for the programming before the watch waits.
 const UPDATES: usize = 1024;
@@ -88,8 +88,8 @@ pub async fn check(options: &Options) -> Result<String, Error> {
 /// A host with its lease and its rules.
 struct Network {
     host: Host,
-    rules: Rules,
-    held: Held,
+    filter: Filter,
+    held: OwnLease,
     /// The leases as they were when ours was taken.
     listed: Option<Listed>,
 }
@@ -116,7 +116,7 @@ async fn start(options: &Options, store: &EtcdStore, manager: &ServiceManager) -
     let attrs = prepared.attrs(&uplink);
     manager.status("waiting for a lease");
     let (held, listed) = acquire(store, &attrs, options.lease_ttl, &config, &previous).await?;
-    tracing::info!(lease = %held.key, "lease {} {}", held.key, held.life);
+    tracing::info!(lease = %held.key, "lease {} {}", held.key, held.ttl);
     let backend = prepared.attach(&kernel, &config, held.key).await?;
     // A device of an earlier run with another backend goes with its last descriptor.
     manager.store().forget_rest();
@@ -127,9 +127,9 @@ async fn start(options: &Options, store: &EtcdStore, manager: &ServiceManager) -
     {
         tracing::warn!("devices of an earlier run stay: {error}");
     }
-    let rules = Rules::set_up(options, &config, held.key).await?;
+    let filter = Filter::set_up(options, &config, held.key).await?;
     let host = Host { kernel, config, prepared, backend, own: held.key, attrs, blackhole: options.blackhole };
-    Ok(Network { host, rules, held, listed })
+    Ok(Network { host, filter, held, listed })
 }
 
 async fn serve(
@@ -140,7 +140,7 @@ async fn serve(
     manager: &ServiceManager,
     shutdown: &CancellationToken,
 ) -> Result<(), Error> {
-    let Network { host, rules, held, listed } = network;
+    let Network { host, filter, held, listed } = network;
     let env = subnet_env(&host.config, held.key, host.backend.mtu(), options.ip_masq);
     let status = format!("lease {}, MTU {}", held.key, env.mtu);
     let (updates, inbox) = mpsc::channel(UPDATES);
@@ -161,7 +161,7 @@ async fn serve(
             Err(error)
         }
         () = follow(store, &updates, listed) => Ok(()),
-        () = rules.keep(options.resync()) => Ok(()),
+        () = filter.keep(options.resync()) => Ok(()),
         () = announce => Ok(()),
     }
 }
@@ -196,7 +196,7 @@ async fn acquire(
     ttl: Duration,
     config: &NetworkConfig,
     previous: &PreviousSubnets,
-) -> Result<(Held, Option<Listed>), Error> {
+) -> Result<(OwnLease, Option<Listed>), Error> {
     let mut manager = SubnetManager::new(store, attrs.clone(), ttl, fastrand::Rng::new());
     let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(5));
     loop {

@@ -6,6 +6,8 @@
 
 pub mod backoff;
 pub mod files;
+pub mod filter;
 pub mod log;
+pub mod metrics;
 pub mod program;
 pub mod say_once;
