@@ -8,7 +8,7 @@
 //! ```
 //!
 //! A fault's body ([`Fault::run`]) tells its [`Scene`] when the cause begins and when it is taken away. What follows
-//! from the flows is [`Measured`]; whether that keeps the [`Promise`], [`judge`] says, without any I/O.
+//! from the flows is [`Measured`]; whether that keeps the [`Promise`], [`judge()`] says, without any I/O.
 
 mod docker;
 mod etcd;

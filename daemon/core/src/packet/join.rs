@@ -120,7 +120,7 @@ impl Joiner {
         self.used = 0;
     }
 
-    /// Takes the packet at `place` of `buffer`, which [`Packet::parse`] found to be one.
+    /// Takes the packet at `place` of `buffer`, which [`Packet::parse`](super::Packet::parse) found to be one.
     pub fn add(&mut self, buffer: &[u8], place: Range<usize>) {
         let bytes = &buffer[place.clone()];
         let pair = pair_of(bytes);
