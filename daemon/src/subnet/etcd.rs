@@ -1,4 +1,4 @@
-//! The store in etcd v3, with upstream's keys and values (contract, section 2).
+//! The store in etcd v3, with upstream's keys and values (docs/upstream.md, section 2).
 //!
 //! One endpoint is used at a time; one that does not answer makes the next call go to the next. So a dead endpoint in
 //! the list costs one time limit, not every second call.

@@ -11,13 +11,13 @@
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
+use flannel_core::net::{free_part, overlap};
 use ipnet::{IpNet, Ipv4Net};
 use tokio::time::Instant;
 use tracing::{debug, info, warn};
 
 use super::options::NETWORK;
 use super::{Birth, Driver};
-use crate::address::{free_part, overlap};
 use crate::api::Empty;
 use crate::api::ipam::{
     AddressGiven, AddressSpaces, GATEWAY, PoolGiven, ReleaseAddress, ReleasePool, RequestAddress, RequestPool,

@@ -1,5 +1,6 @@
 //! CreateNetwork and DeleteNetwork.
 
+use flannel_core::net::overlap;
 use ipnet::IpNet;
 use tokio::time::Instant;
 use tracing::{info, warn};
@@ -7,7 +8,6 @@ use tracing::{info, warn};
 use super::ipam::{claims, still_free};
 use super::options::{self, NetworkOptions};
 use super::{Birth, Driver, bridge_spec};
-use crate::address::overlap;
 use crate::api::Empty;
 use crate::api::network::{CreateNetwork, DeleteNetwork, IpamData};
 use crate::error::{Error, short};

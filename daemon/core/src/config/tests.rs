@@ -1,4 +1,4 @@
-//! The recorded inputs of goldens/config-validation with upstream's verdicts, and our words for them.
+//! The recorded inputs of daemon/tests/vectors/recorded/config-validation with upstream's verdicts, and our words for them.
 
 use super::*;
 
