@@ -1,12 +1,12 @@
-//! What etcd's errors mean: refused, not reached, or asked for something that is gone.
+//! Classifies etcd errors: refused, unreachable, or compacted.
 
 use std::error::Error as _;
 
 use etcd_client::Error as EtcdError;
 
-use super::StoreError;
+use crate::leases::StoreError;
 
-/// What etcd answered; a wrong password won't get right by waiting.
+/// A refusal; waiting does not make a wrong password right.
 pub(super) fn refusal(reason: String) -> StoreError {
     if reason.contains("invalid user ID or password") {
         StoreError::Setup("flags -etcd-username and -etcd-password: etcd does not accept them".into())
@@ -17,7 +17,7 @@ pub(super) fn refusal(reason: String) -> StoreError {
     }
 }
 
-/// Whether the error says that etcd was not reached or can't serve now, rather than that it refused.
+/// Whether the error says that etcd was not reached or cannot serve now, rather than that it refused.
 pub(super) fn is_transport(error: &EtcdError) -> bool {
     match error {
         EtcdError::TransportError(_) | EtcdError::IoError(_) | EtcdError::WatchError(_) | EtcdError::Internal(_) => {
@@ -46,7 +46,7 @@ pub(super) fn reason(error: &EtcdError) -> String {
     text
 }
 
-/// Whether etcd has forgotten the moment that was asked about.
+/// Whether etcd has compacted the revision asked for.
 pub(super) fn is_compacted(error: &StoreError) -> bool {
     matches!(error, StoreError::Refused(reason) if reason.contains("has been compacted"))
 }

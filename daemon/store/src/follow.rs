@@ -1,5 +1,5 @@
-//! Following the leases of all hosts: list, watch from that revision on, come back after any break without missing
-//! anything; when the history is gone, list again.
+//! Following the leases of all hosts: list, watch from that revision on, resume after a broken watch without missing
+//! anything; list again when the history was compacted.
 
 use std::time::Duration;
 
@@ -10,38 +10,37 @@ use futures_util::StreamExt;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
-use super::Listed;
-use super::store::{News, Revision, StoreError, Stored, SubnetStore};
+use crate::leases::{Listed, Revision, StoreError, Stored, SubnetStore, WatchEvent};
 use crate::metrics::METRICS;
 use flannel_host::backoff::Backoff;
 
-/// How often all leases are listed although nothing seems to be wrong: between half of this and all of it, so that
-/// hosts that started together don't ask together.
-const RELIST: Duration = Duration::from_secs(600);
+/// How often all leases are listed again as a precaution: between half of this and all of it, so that hosts that started
+/// together do not list together.
+const RELIST_INTERVAL: Duration = Duration::from_secs(600);
 
-/// What the follower tells the daemon.
+/// What the follower delivers.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Update {
-    /// All leases, in place of everything told before.
+    /// All leases, replacing everything delivered before.
     Snapshot(Vec<Lease>),
-    /// All leases of a store that has lost data: it is younger than what was told of it before.
-    Remains(Vec<Lease>),
+    /// All leases of a store that has lost data: its revision is lower than one seen before.
+    SnapshotAfterDataLoss(Vec<Lease>),
     /// One lease changed.
     Change(Change),
 }
 
-/// How many leases may be listed again as often as that. A list costs etcd what there is, and as many hosts ask for it:
-/// where there are more, each asks more seldom, so that what all of them ask for grows with their number only.
-const FEW: f64 = 500.0;
+/// Up to how many leases this interval holds. A list costs etcd as much as there are leases, and as many hosts ask for it:
+/// with more leases the interval grows in proportion, so that the total cost grows linearly.
+const RELIST_BASE: f64 = 500.0;
 
-/// Follows until nobody listens any more, from a list that is already there or from one of its own. Never gives up: a
-/// break is told once, and its end.
+/// Follows until the receiver is dropped, starting from `listed` or from a list of its own. Never gives up: an outage is
+/// logged once, and its end.
 pub async fn follow<S: SubnetStore>(store: &S, updates: &mpsc::Sender<Update>, listed: Option<Listed>) {
-    let mut follower = Follower { store, updates, listed, count: 0, revision: None, known: None, complaint: None };
+    let mut follower = Follower { store, updates, listed, count: 0, revision: None, known: None, outage: None };
     let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(5));
     loop {
         match follower.once(&mut backoff).await {
-            Ok(Next::NobodyListens) => return,
+            Ok(Next::ReceiverGone) => return,
             Ok(Next::Relist) => {
                 follower.revision = None;
                 continue;
@@ -52,7 +51,7 @@ pub async fn follow<S: SubnetStore>(store: &S, updates: &mpsc::Sender<Update>, l
             }
             Err(error) => {
                 METRICS.watch_restarts.inc();
-                follower.complain(error);
+                follower.log_outage(error);
             }
         }
         tokio::select! {
@@ -65,27 +64,28 @@ pub async fn follow<S: SubnetStore>(store: &S, updates: &mpsc::Sender<Update>, l
 struct Follower<'a, S> {
     store: &'a S,
     updates: &'a mpsc::Sender<Update>,
-    /// A list not yet told.
+    /// A list not yet delivered.
     listed: Option<Listed>,
     /// How many leases the last list had.
     count: u32,
-    /// Everything up to here was told.
+    /// Everything up to here was delivered.
     revision: Option<Revision>,
-    /// How old the store was when it was heard of last.
+    /// The latest revision of the store that was seen.
     known: Option<Revision>,
-    complaint: Option<StoreError>,
+    /// The error last logged, while etcd cannot be followed.
+    outage: Option<StoreError>,
 }
 
 enum Next {
-    /// etcd forgot what happened since.
+    /// etcd no longer has the events since.
     Compacted,
-    /// It is time for a look at everything.
+    /// The list is due again.
     Relist,
-    NobodyListens,
+    ReceiverGone,
 }
 
 impl<S: SubnetStore> Follower<'_, S> {
-    /// List if need be, then watch until something breaks.
+    /// Lists if need be, then watches until something breaks.
     async fn once(&mut self, backoff: &mut Backoff) -> Result<Next, StoreError> {
         let revision = match self.revision {
             Some(revision) => revision,
@@ -97,57 +97,57 @@ impl<S: SubnetStore> Follower<'_, S> {
                 self.count = u32::try_from(leases.len()).unwrap_or(u32::MAX);
                 let leases = leases.into_iter().filter_map(readable).collect();
                 let younger = self.known.replace(revision).is_some_and(|known| revision < known);
-                let update = if younger { Update::Remains(leases) } else { Update::Snapshot(leases) };
+                let update = if younger { Update::SnapshotAfterDataLoss(leases) } else { Update::Snapshot(leases) };
                 if self.updates.send(update).await.is_err() {
-                    return Ok(Next::NobodyListens);
+                    return Ok(Next::ReceiverGone);
                 }
                 *self.revision.insert(revision)
             }
         };
-        let mut news = self.store.watch(revision).await?;
+        let mut events = self.store.watch(revision).await?;
         let relist = Instant::now() + relist_after(self.count);
         loop {
             let item = tokio::select! {
-                item = news.next() => item,
+                item = events.next() => item,
                 () = tokio::time::sleep_until(relist) => return Ok(Next::Relist),
-                () = self.updates.closed() => return Ok(Next::NobodyListens),
+                () = self.updates.closed() => return Ok(Next::ReceiverGone),
             };
             let item = item.unwrap_or_else(|| Err(StoreError::Unreachable("etcd closed the watch".into())))?;
             backoff.reset();
-            if self.complaint.take().is_some() {
+            if self.outage.take().is_some() {
                 tracing::info!("etcd answers again: following the leases from revision {}", revision.0);
             }
             let change = match item {
-                News::Put(stored) => match (stored.key, readable(stored)) {
+                WatchEvent::Put(stored) => match (stored.key, readable(stored)) {
                     (_, Some(lease)) => Change::Put(lease),
-                    // What it said before no longer holds, and what it says now can't be used.
+                    // The old value no longer holds, and the new one cannot be used.
                     (key, None) => Change::Delete(key),
                 },
-                News::Delete(key) => Change::Delete(key),
-                News::Progress(revision) => {
+                WatchEvent::Delete(key) => Change::Delete(key),
+                WatchEvent::Progress(revision) => {
                     self.revision = self.revision.max(Some(revision));
                     self.known = self.revision;
                     continue;
                 }
-                News::Compacted => return Ok(Next::Compacted),
+                WatchEvent::Compacted => return Ok(Next::Compacted),
             };
             if self.updates.send(Update::Change(change)).await.is_err() {
-                return Ok(Next::NobodyListens);
+                return Ok(Next::ReceiverGone);
             }
         }
     }
 
-    fn complain(&mut self, error: StoreError) {
-        if self.complaint.as_ref() != Some(&error) {
-            tracing::warn!("leases of other hosts can't be followed, those known stay in force: {error}");
-            self.complaint = Some(error);
+    fn log_outage(&mut self, error: StoreError) {
+        if self.outage.as_ref() != Some(&error) {
+            tracing::warn!("lost the lease watch; known leases stay in effect: {error}");
+            self.outage = Some(error);
         }
     }
 }
 
 /// How long after a list the next one is due.
 fn relist_after(count: u32) -> Duration {
-    RELIST.mul_f64((0.5 + fastrand::f64() / 2.0) * (f64::from(count) / FEW).max(1.0))
+    RELIST_INTERVAL.mul_f64((0.5 + fastrand::f64() / 2.0) * (f64::from(count) / RELIST_BASE).max(1.0))
 }
 
 /// The lease, if its value can be read; else a line that says which and why.
@@ -170,7 +170,7 @@ fn warn_unreadable(key: SubnetKey, why: &str) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::subnet::memory::MemoryStore;
+    use crate::memory::MemoryStore;
 
     const LEASE: &str = r#"{"PublicIP":"192.0.2.1"}"#;
 
@@ -178,7 +178,7 @@ mod tests {
         format!("10.5.{net}.0-24").parse().unwrap()
     }
 
-    /// Runs the follower beside a script that sees what it tells.
+    /// Runs the follower beside a script that receives its updates.
     async fn with_follower<F: Future<Output = ()>>(
         store: &MemoryStore,
         script: impl FnOnce(mpsc::Receiver<Update>) -> F,
@@ -207,7 +207,7 @@ mod tests {
             assert!(matches!(updates.recv().await, Some(Update::Change(Change::Put(l))) if l.key == key(2)));
             store.remove(key(1));
             assert_eq!(updates.recv().await, Some(Update::Change(Change::Delete(key(1)))));
-            // What can't be read any more is no lease any more.
+            // An unreadable value is not a lease any more.
             store.write(key(2), "nonsense");
             assert_eq!(updates.recv().await, Some(Update::Change(Change::Delete(key(2)))));
         })
@@ -215,7 +215,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn everything_is_listed_again_now_and_then() {
+    async fn everything_is_listed_again_periodically() {
         let store = MemoryStore::default();
         store.write(key(1), LEASE);
         with_follower(&store, async |mut updates| {
@@ -228,7 +228,7 @@ mod tests {
 
     /// Also when the list fails at first, and only once: the next list is of the store as it is now.
     #[tokio::test(start_paused = true)]
-    async fn a_store_that_has_lost_its_data_is_told_as_such() {
+    async fn a_store_that_has_lost_its_data_is_reported_as_such() {
         let store = MemoryStore::default();
         store.write(key(1), LEASE);
         store.write(key(2), LEASE);
@@ -237,7 +237,9 @@ mod tests {
             store.wipe();
             store.write(key(2), LEASE);
             store.unreachable.set(3);
-            let Some(Update::Remains(leases)) = updates.recv().await else { panic!("not told") };
+            let Some(Update::SnapshotAfterDataLoss(leases)) = updates.recv().await else {
+                panic!("data loss not reported")
+            };
             assert_eq!(leases.into_iter().map(|l| l.key).collect::<Vec<_>>(), [key(2)]);
             store.write(key(1), LEASE);
             assert!(matches!(updates.recv().await, Some(Update::Change(Change::Put(l))) if l.key == key(1)));
@@ -247,16 +249,16 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn an_unreachable_store_is_asked_again() {
+    async fn an_unreachable_store_is_retried() {
         let store = MemoryStore::default();
         store.unreachable.set(5);
         store.write(key(1), LEASE);
         with_follower(&store, async |mut updates| assert_eq!(snapshot(&mut updates).await, [key(1)])).await;
     }
 
-    /// What was listed when the lease was taken is told, and the watch goes on from there.
+    /// The list made when the lease was acquired is delivered, and the watch goes on from there.
     #[tokio::test(start_paused = true)]
-    async fn a_list_at_hand_is_not_asked_for_again() {
+    async fn an_existing_list_is_not_requested_again() {
         let store = MemoryStore::default();
         store.write(key(1), LEASE);
         let (leases, revision) = store.list().await.unwrap();
@@ -273,8 +275,8 @@ mod tests {
     }
 
     #[test]
-    fn where_there_are_more_each_lists_more_seldom() {
-        for (count, longest) in [(0, RELIST), (500, RELIST), (5000, 10 * RELIST)] {
+    fn the_interval_grows_with_the_number_of_leases() {
+        for (count, longest) in [(0, RELIST_INTERVAL), (500, RELIST_INTERVAL), (5000, 10 * RELIST_INTERVAL)] {
             let after = relist_after(count);
             assert!(after >= longest / 2 && after <= longest, "{after:?} for {count}");
         }

@@ -1,4 +1,4 @@
-//! One contract for both stores: the one in memory, on which the lease protocol's tests stand, and a real etcd on
+//! One contract for both stores: the one in memory, which the lease protocol's tests use, and a real etcd on
 //! loopback. Whatever is asserted here holds for the fake and for the real thing alike.
 
 use std::net::TcpListener;
@@ -7,13 +7,13 @@ use std::time::{Duration, Instant};
 
 use flannel_core::key::SubnetKey;
 use flannel_core::lease::LeaseAttrs;
-use flanneld::opts::Options;
-use flanneld::subnet::etcd::EtcdStore;
-use flanneld::subnet::memory::MemoryStore;
-use flanneld::subnet::store::{Expect, Life, News, StoreError, SubnetStore, Written};
+use flannel_store::etcd::EtcdStore;
+use flannel_store::leases::{Expect, StoreError, SubnetStore, Ttl, WatchEvent, Written};
+use flannel_store::memory::MemoryStore;
+use flannel_store::options::EtcdOptions;
 use futures_util::{Stream, StreamExt};
 
-const DAY: Life = Life::For(Duration::from_secs(86_400));
+const DAY: Ttl = Ttl::Expires(Duration::from_secs(86_400));
 
 fn key(text: &str) -> SubnetKey {
     text.parse().unwrap()
@@ -23,12 +23,12 @@ fn attrs(host: u8) -> LeaseAttrs {
     LeaseAttrs::new([192, 0, 2, host].into())
 }
 
-/// The next thing that happened to a lease; where the watch stands does not count.
-async fn happened(watch: &mut (impl Stream<Item = Result<News, StoreError>> + Unpin)) -> News {
+/// The next event of a lease; progress reports are skipped.
+async fn happened(watch: &mut (impl Stream<Item = Result<WatchEvent, StoreError>> + Unpin)) -> WatchEvent {
     loop {
-        match watch.next().await.expect("the watch goes on").expect("no fault") {
-            News::Progress(_) => {}
-            news => return news,
+        match watch.next().await.expect("the watch goes on").expect("no error") {
+            WatchEvent::Progress(_) => {}
+            event => return event,
         }
     }
 }
@@ -41,11 +41,11 @@ async fn contract(store: &impl SubnetStore) {
     let mut watch = Box::pin(store.watch(start).await.unwrap());
 
     // A write happens only if what it expects is true.
-    let Written::Yes { life, revision } = store.put(key("10.5.1.0-24"), &attrs(1), DAY, Expect::Absent).await.unwrap()
+    let Written::Yes { ttl, revision } = store.put(key("10.5.1.0-24"), &attrs(1), DAY, Expect::Absent).await.unwrap()
     else {
         panic!("the key was free")
     };
-    assert_eq!(life, DAY);
+    assert_eq!(ttl, DAY);
     assert_eq!(store.put(key("10.5.1.0-24"), &attrs(2), DAY, Expect::Absent).await, Ok(Written::Raced));
     let stored = store.get(key("10.5.1.0-24")).await.unwrap().unwrap();
     assert_eq!((&stored.attrs, stored.revision), (&Ok(attrs(1)), revision));
@@ -63,24 +63,24 @@ async fn contract(store: &impl SubnetStore) {
     let (leases, _) = store.list().await.unwrap();
     assert_eq!(leases.iter().map(|l| l.key).collect::<Vec<_>>(), [key("10.5.2.0-24")]);
 
-    // A reservation is told from a lease that ends.
+    // A reservation is distinguished from a lease that expires.
     assert!(!leases[0].reserved);
-    let forever = store.put(key("10.5.3.0-24"), &attrs(3), Life::Reserved, Expect::Absent).await.unwrap();
-    assert!(matches!(forever, Written::Yes { life: Life::Reserved, .. }));
+    let forever = store.put(key("10.5.3.0-24"), &attrs(3), Ttl::Never, Expect::Absent).await.unwrap();
+    assert!(matches!(forever, Written::Yes { ttl: Ttl::Never, .. }));
     assert!(store.get(key("10.5.3.0-24")).await.unwrap().unwrap().reserved);
 
-    // A watch tells all of it, in order, and nothing that did not happen.
+    // A watch reports all of it, in order, and nothing else.
     for host in [1, 1] {
         assert!(
-            matches!(happened(&mut watch).await, News::Put(l) if l.key == key("10.5.1.0-24") && l.attrs == Ok(attrs(host)))
+            matches!(happened(&mut watch).await, WatchEvent::Put(l) if l.key == key("10.5.1.0-24") && l.attrs == Ok(attrs(host)))
         );
     }
-    assert_eq!(happened(&mut watch).await, News::Delete(key("10.5.1.0-24")));
-    assert!(matches!(happened(&mut watch).await, News::Put(l) if l.key == key("10.5.2.0-24")));
+    assert_eq!(happened(&mut watch).await, WatchEvent::Delete(key("10.5.1.0-24")));
+    assert!(matches!(happened(&mut watch).await, WatchEvent::Put(l) if l.key == key("10.5.2.0-24")));
 
-    // One begun in the past tells what happened since.
+    // One that starts in the past reports what happened since.
     let mut late = Box::pin(store.watch(newer).await.unwrap());
-    assert_eq!(happened(&mut late).await, News::Delete(key("10.5.1.0-24")));
+    assert_eq!(happened(&mut late).await, WatchEvent::Delete(key("10.5.1.0-24")));
 }
 
 #[tokio::test]
@@ -95,7 +95,7 @@ async fn etcd_keeps_the_contract() {
 }
 
 #[tokio::test]
-async fn a_forgotten_past_is_told_as_compacted_by_both() {
+async fn both_report_a_compacted_history() {
     let memory = MemoryStore::default();
     let etcd = Etcd::start();
     let real = etcd.store("/test");
@@ -113,12 +113,12 @@ async fn a_forgotten_past_is_told_as_compacted_by_both() {
     write_twice(&memory).await;
     write_twice(&real).await;
     compact();
-    assert_eq!(happened(&mut Box::pin(memory.watch(before_memory).await.unwrap())).await, News::Compacted);
-    assert_eq!(happened(&mut Box::pin(real.watch(before_real).await.unwrap())).await, News::Compacted);
+    assert_eq!(happened(&mut Box::pin(memory.watch(before_memory).await.unwrap())).await, WatchEvent::Compacted);
+    assert_eq!(happened(&mut Box::pin(real.watch(before_real).await.unwrap())).await, WatchEvent::Compacted);
 }
 
 #[tokio::test]
-async fn a_dead_endpoint_is_passed_over() {
+async fn a_dead_endpoint_is_skipped() {
     let etcd = Etcd::start();
     let store = store(&format!("http://127.0.0.1:{},{}", free_port(), etcd.url), "/test");
     for _ in 0..3 {
@@ -130,9 +130,8 @@ async fn a_dead_endpoint_is_passed_over() {
 }
 
 fn store(endpoints: &str, prefix: &str) -> EtcdStore {
-    let args = [format!("-etcd-endpoints={endpoints}"), format!("-etcd-prefix={prefix}")];
-    let (options, _) = Options::read(args, |_| None).unwrap();
-    EtcdStore::new(&options.etcd).unwrap()
+    let options = EtcdOptions { endpoints: endpoints.into(), prefix: prefix.into(), ..EtcdOptions::default() };
+    EtcdStore::new(&options).unwrap()
 }
 
 fn free_port() -> u16 {

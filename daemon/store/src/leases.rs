@@ -1,4 +1,4 @@
-//! What the lease protocol needs of its store, and nothing else.
+//! The leases of one flannel network as the lease protocol needs them.
 
 use std::fmt;
 use std::future::Future;
@@ -8,37 +8,46 @@ use flannel_core::key::SubnetKey;
 use flannel_core::lease::{BadLease, LeaseAttrs};
 use futures_util::Stream;
 
-/// A point in the store's history.
+/// A point in the store's history, as etcd counts them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Revision(pub i64);
 
-/// A lease as it stands in the store.
+/// A lease as it is in the store.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Stored {
     /// The subnets.
     pub key: SubnetKey,
-    /// The attributes, or why they can't be read; the subnet is taken either way.
+    /// The attributes, or why they cannot be read; the subnet is taken either way.
     pub attrs: Result<LeaseAttrs, BadLease>,
     /// When it was last written.
     pub revision: Revision,
-    /// It never runs out: a person reserved the subnet by writing the key without a time to live.
+    /// It never expires: an operator reserved the subnet by writing the key without a time to live.
     pub reserved: bool,
 }
 
-/// How long a lease lives.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Life {
-    /// This long unless renewed.
-    For(Duration),
-    /// For ever: a reservation.
-    Reserved,
+/// All leases at one revision.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Listed {
+    /// The leases.
+    pub leases: Vec<Stored>,
+    /// When they were as listed.
+    pub revision: Revision,
 }
 
-impl fmt::Display for Life {
+/// The time to live of a key.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ttl {
+    /// This long unless renewed.
+    Expires(Duration),
+    /// Never expires: a reservation.
+    Never,
+}
+
+impl fmt::Display for Ttl {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::For(ttl) => write!(f, "for {} s", ttl.as_secs()),
-            Self::Reserved => f.write_str("for ever, by reservation"),
+            Self::Expires(ttl) => write!(f, "for {} s", ttl.as_secs()),
+            Self::Never => f.write_str("reserved, without expiry"),
         }
     }
 }
@@ -52,48 +61,48 @@ pub enum Expect {
     Revision(Revision),
 }
 
-/// What became of a write.
+/// The result of a write.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Written {
-    /// It stands.
+    /// It was written.
     Yes {
-        /// How long it lives, as the store granted it.
-        life: Life,
+        /// The time to live the store granted.
+        ttl: Ttl,
         /// The key's new revision.
         revision: Revision,
     },
-    /// What was expected was no longer true; nothing was changed.
+    /// The expectation did not hold; nothing was changed.
     Raced,
 }
 
-/// News of a watch.
+/// What a watch reports.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum News {
+pub enum WatchEvent {
     /// A lease was written.
     Put(Stored),
-    /// A lease was removed or ran out.
+    /// A lease was removed or expired.
     Delete(SubnetKey),
-    /// Everything up to this revision was told.
+    /// All events up to this revision were delivered.
     Progress(Revision),
-    /// The store no longer knows what happened since the revision asked for: list again.
+    /// The store no longer has the events since the revision asked for: list again.
     Compacted,
 }
 
-/// Why the store did not do what it was asked.
+/// Why an operation of the store failed.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum StoreError {
-    /// The config key is not there.
+    /// The config key does not exist.
     #[error(
         "config {0} is not in etcd: put it there with `etcdctl put {0} '{{\"Network\":\"10.5.0.0/16\",\"Backend\":{{\"Type\":\"vxlan\"}}}}'` (API v3)"
     )]
     NoConfig(String),
-    /// No endpoint answers; another try may go better.
-    #[error("flag -etcd-endpoints: no etcd answers: {0}")]
+    /// No endpoint is reachable; a retry may succeed.
+    #[error("flag -etcd-endpoints: no etcd endpoint is reachable: {0}")]
     Unreachable(String),
     /// etcd answered with a refusal (credentials, permission).
     #[error("etcd refused: {0}")]
     Refused(String),
-    /// Flags or files that can never work.
+    /// Flags or files that can never work, whatever etcd does.
     #[error("{0}")]
     Setup(String),
 }
@@ -114,16 +123,16 @@ pub trait SubnetStore {
         &self,
         key: SubnetKey,
         attrs: &LeaseAttrs,
-        life: Life,
+        ttl: Ttl,
         expect: Expect,
     ) -> impl Future<Output = Result<Written, StoreError>>;
 
     /// Removes a lease last written at `revision`; false when it was written since or is gone.
     fn delete(&self, key: SubnetKey, revision: Revision) -> impl Future<Output = Result<bool, StoreError>>;
 
-    /// Everything that happens to leases after `revision`. Ends or errs when the connection breaks.
+    /// Everything that happens to leases after `revision`. Ends or fails when the connection breaks.
     fn watch(
         &self,
         after: Revision,
-    ) -> impl Future<Output = Result<impl Stream<Item = Result<News, StoreError>> + Unpin, StoreError>>;
+    ) -> impl Future<Output = Result<impl Stream<Item = Result<WatchEvent, StoreError>> + Unpin, StoreError>>;
 }

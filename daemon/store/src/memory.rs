@@ -8,9 +8,9 @@ use flannel_core::lease::LeaseAttrs;
 use futures_util::{Stream, stream};
 use tokio::sync::Notify;
 
-use super::store::{Expect, Life, News, Revision, StoreError, Stored, SubnetStore, Written};
+use crate::leases::{Expect, Revision, StoreError, Stored, SubnetStore, Ttl, WatchEvent, Written};
 
-/// What another host does at an unfortunate moment.
+/// What another host does just before a write.
 pub type Interference = Box<dyn FnOnce(&MemoryStore)>;
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -24,13 +24,13 @@ struct Value {
 pub struct MemoryStore {
     /// The config's text, if there is one.
     pub config: RefCell<Option<String>>,
-    /// How many of the next calls fail as if no endpoint answered.
+    /// How many of the next calls fail as if no endpoint were reachable.
     pub unreachable: Cell<u32>,
-    /// Runs once just before the next write: another host being quicker.
+    /// Runs once just before the next write: a lost race.
     pub before_put: RefCell<Option<Interference>>,
     history: RefCell<Vec<(SubnetKey, Option<Value>)>>,
     compacted: Cell<i64>,
-    news: Notify,
+    written: Notify,
 }
 
 impl MemoryStore {
@@ -44,17 +44,17 @@ impl MemoryStore {
         self.push(key, Some(Value { text: value.to_owned(), reserved: false }));
     }
 
-    /// Writes a value without a time to live, as a person would.
+    /// Writes a value without a time to live, as an operator would.
     pub fn reserve(&self, key: SubnetKey, value: &str) {
         self.push(key, Some(Value { text: value.to_owned(), reserved: true }));
     }
 
     fn push(&self, key: SubnetKey, value: Option<Value>) {
         self.history.borrow_mut().push((key, value));
-        self.news.notify_waiters();
+        self.written.notify_waiters();
     }
 
-    /// Removes a key as another host, a person or its end would.
+    /// Removes a key as another host, an operator or its expiry would.
     pub fn remove(&self, key: SubnetKey) {
         self.push(key, None);
     }
@@ -63,10 +63,10 @@ impl MemoryStore {
     pub fn wipe(&self) {
         self.history.borrow_mut().clear();
         self.compacted.set(0);
-        self.news.notify_waiters();
+        self.written.notify_waiters();
     }
 
-    /// Forgets the history up to now.
+    /// Compacts the history up to now.
     pub fn compact(&self) {
         self.compacted.set(self.revision());
     }
@@ -76,7 +76,7 @@ impl MemoryStore {
         self.state().into_iter().map(|(key, (value, _))| (key, value.text)).collect()
     }
 
-    /// The keys that never run out.
+    /// The keys without a time to live.
     pub fn reservations(&self) -> Vec<SubnetKey> {
         self.state().into_iter().filter(|(_, (value, _))| value.reserved).map(|(key, _)| key).collect()
     }
@@ -102,17 +102,17 @@ impl MemoryStore {
         if left > 0 { Err(StoreError::Unreachable("switched off".into())) } else { Ok(()) }
     }
 
-    fn next_news(&self, after: i64) -> Option<(News, i64)> {
+    fn next_event(&self, after: i64) -> Option<(WatchEvent, i64)> {
         if after < self.compacted.get() || after > self.revision() {
-            return Some((News::Compacted, self.revision()));
+            return Some((WatchEvent::Compacted, self.revision()));
         }
         let history = self.history.borrow();
         let (key, value) = history.get(usize::try_from(after).ok()?)?;
-        let news = match value {
-            Some(value) => News::Put(stored(*key, value, after + 1)),
-            None => News::Delete(*key),
+        let event = match value {
+            Some(value) => WatchEvent::Put(stored(*key, value, after + 1)),
+            None => WatchEvent::Delete(*key),
         };
-        Some((news, after + 1))
+        Some((event, after + 1))
     }
 }
 
@@ -138,22 +138,22 @@ impl SubnetStore for MemoryStore {
         Ok(self.state().get(&key).map(|(value, revision)| stored(key, value, *revision)))
     }
 
-    async fn put(&self, key: SubnetKey, attrs: &LeaseAttrs, life: Life, expect: Expect) -> Result<Written, StoreError> {
+    async fn put(&self, key: SubnetKey, attrs: &LeaseAttrs, ttl: Ttl, expect: Expect) -> Result<Written, StoreError> {
         self.reach()?;
         let before = self.before_put.borrow_mut().take();
         if let Some(before) = before {
             before(self);
         }
-        let stands = self.state().get(&key).map(|(_, revision)| Revision(*revision));
+        let current = self.state().get(&key).map(|(_, revision)| Revision(*revision));
         let expected = match expect {
             Expect::Absent => None,
             Expect::Revision(revision) => Some(revision),
         };
-        if stands != expected {
+        if current != expected {
             return Ok(Written::Raced);
         }
-        self.push(key, Some(Value { text: attrs.to_json(), reserved: life == Life::Reserved }));
-        Ok(Written::Yes { life, revision: Revision(self.revision()) })
+        self.push(key, Some(Value { text: attrs.to_json(), reserved: ttl == Ttl::Never }));
+        Ok(Written::Yes { ttl, revision: Revision(self.revision()) })
     }
 
     async fn delete(&self, key: SubnetKey, revision: Revision) -> Result<bool, StoreError> {
@@ -165,13 +165,16 @@ impl SubnetStore for MemoryStore {
         Ok(same)
     }
 
-    async fn watch(&self, after: Revision) -> Result<impl Stream<Item = Result<News, StoreError>> + Unpin, StoreError> {
+    async fn watch(
+        &self,
+        after: Revision,
+    ) -> Result<impl Stream<Item = Result<WatchEvent, StoreError>> + Unpin, StoreError> {
         self.reach()?;
         let next = move |after: i64| async move {
             loop {
-                let woken = self.news.notified();
-                if let Some((news, after)) = self.next_news(after) {
-                    return Some((Ok(news), after));
+                let woken = self.written.notified();
+                if let Some((event, after)) = self.next_event(after) {
+                    return Some((Ok(event), after));
                 }
                 woken.await;
             }
