@@ -19,11 +19,11 @@ use flannel_core::lease::LeaseAttrs;
 use flannel_core::subnet_env::PreviousSubnets;
 use flannel_core::view::Change;
 use flannel_host::backoff::Backoff;
+use flannel_store::etcd::EtcdStore;
+use flannel_store::follow::{Update, follow};
+use flannel_store::leases::{Listed, StoreError, SubnetStore};
 use flanneld::opts::Options;
-use flanneld::subnet::etcd::EtcdStore;
-use flanneld::subnet::follow::{Update, follow};
-use flanneld::subnet::store::{StoreError, SubnetStore};
-use flanneld::subnet::{Held, Listed, SubnetManager, TTL};
+use flanneld::subnet::{OwnLease, SubnetManager, TTL};
 use rustix::time::{ClockId, clock_gettime};
 use tokio::sync::{Notify, Semaphore, mpsc};
 use tokio::task::LocalSet;
@@ -254,7 +254,7 @@ async fn watch(store: &EtcdStore, listed: Option<Listed>, sums: &Sums) -> Result
         while let Some(update) = updates.recv().await {
             let before = known.count;
             match update {
-                Update::Snapshot(leases) | Update::Remains(leases) => {
+                Update::Snapshot(leases) | Update::SnapshotAfterDataLoss(leases) => {
                     known = Known::none();
                     leases.iter().for_each(|lease| known.set(lease.key, true));
                 }
@@ -273,12 +273,12 @@ async fn watch(store: &EtcdStore, listed: Option<Listed>, sums: &Sums) -> Result
 }
 
 /// Renews when it is this host's turn, until there are no more turns.
-async fn renew(manager: &SubnetManager<'_, EtcdStore>, held: Held, sums: &Sums) -> Result<(), Fault> {
+async fn renew(manager: &SubnetManager<'_, EtcdStore>, held: OwnLease, sums: &Sums) -> Result<(), Fault> {
     while let Ok(turn) = sums.may_renew.acquire().await {
         turn.forget();
         let begun = Instant::now();
         let mut backoff = backoff();
-        while let Err(error) = manager.keep(held.key).await {
+        while let Err(error) = manager.renew(held.key).await {
             match error {
                 StoreError::Unreachable(_) => backoff.pause().await,
                 other => return Err(other.into()),

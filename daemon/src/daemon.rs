@@ -1,6 +1,6 @@
 //! The story of a flannel host: read the config, take a lease, connect it to the others, keep it.
 //!
-//! Start-up order is upstream's (contract, section 0). Above the line "from here on the host is changed" nothing
+//! Start-up order is upstream's (docs/upstream.md, section 0). Above the line "from here on the host is changed" nothing
 //! touches the system; `subnet.env`, which tells the host that its network is ready, is written last of all.
 
 use std::time::Duration;
@@ -24,13 +24,13 @@ use crate::opts::Options;
 use crate::programme::{Host, Programme};
 use crate::ready::{self, Readiness};
 use crate::service_manager::ServiceManager;
-use crate::subnet::etcd::EtcdStore;
-use crate::subnet::follow::follow;
-use crate::subnet::store::{StoreError, SubnetStore};
-use crate::subnet::{Held, Listed, SubnetManager};
+use crate::subnet::{OwnLease, SubnetManager};
 use crate::uplink::{self, Families};
 use flannel_host::backoff::Backoff;
 use flannel_host::files;
+use flannel_store::etcd::EtcdStore;
+use flannel_store::follow::follow;
+use flannel_store::leases::{Listed, StoreError, SubnetStore};
 
 /// How many updates may wait for the programming before the watch waits.
 const UPDATES: usize = 1024;
@@ -89,7 +89,7 @@ pub async fn check(options: &Options) -> Result<String, Error> {
 struct Network {
     host: Host,
     filter: Filter,
-    held: Held,
+    held: OwnLease,
     /// The leases as they were when ours was taken.
     listed: Option<Listed>,
 }
@@ -116,7 +116,7 @@ async fn start(options: &Options, store: &EtcdStore, manager: &ServiceManager) -
     let attrs = prepared.attrs(&uplink);
     manager.status("waiting for a lease");
     let (held, listed) = acquire(store, &attrs, options.lease_ttl, &config, &previous).await?;
-    tracing::info!(lease = %held.key, "lease {} {}", held.key, held.life);
+    tracing::info!(lease = %held.key, "lease {} {}", held.key, held.ttl);
     let backend = prepared.attach(&kernel, &config, held.key).await?;
     // A device of an earlier run with another backend goes with its last descriptor.
     manager.store().forget_rest();
@@ -196,7 +196,7 @@ async fn acquire(
     ttl: Duration,
     config: &NetworkConfig,
     previous: &PreviousSubnets,
-) -> Result<(Held, Option<Listed>), Error> {
+) -> Result<(OwnLease, Option<Listed>), Error> {
     let mut manager = SubnetManager::new(store, attrs.clone(), ttl, fastrand::Rng::new());
     let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(5));
     loop {

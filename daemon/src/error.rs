@@ -1,4 +1,4 @@
-//! Why the daemon stops, and the exit code that says it to scripts.
+//! Why the daemon stops, and the exit code that tells scripts.
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -7,7 +7,7 @@ use flannel_core::backend_config::BadBackend;
 use flannel_core::config::{BadConfig, NetworkConfig};
 use flannel_core::key::SubnetKey;
 
-use crate::subnet::store::StoreError;
+use flannel_store::leases::StoreError;
 
 /// A fault that ends the daemon. Each is one line that names the object and the remedy.
 #[derive(Debug, thiserror::Error)]
@@ -15,13 +15,13 @@ pub enum Error {
     /// A flag's value.
     #[error("{0}")]
     Flag(String),
-    /// The health server can't listen.
-    #[error("flag -healthz-port: can't listen on {0}: {1}; choose a free port")]
+    /// The health server cannot listen.
+    #[error("flag -healthz-port: cannot listen on {0}: {1}; choose a free port")]
     Healthz(SocketAddr, std::io::Error),
     /// etcd answers, but not to us (credentials, certificates).
     #[error("{0}")]
     Store(#[from] StoreError),
-    /// The config can't become good by waiting.
+    /// A config that waiting cannot mend.
     #[error("config {key} in etcd: {source}")]
     Config {
         /// The etcd key.
@@ -37,10 +37,10 @@ pub enum Error {
         /// The mistakes.
         source: BadBackend,
     },
-    /// No interface fits the flags.
+    /// No interface matches the flags.
     #[error("{0}")]
     Uplink(String),
-    /// The backend can't be set up.
+    /// The backend cannot be set up.
     #[error("backend {backend}: {reason}")]
     Setup {
         /// The backend's name.
@@ -56,8 +56,8 @@ pub enum Error {
         /// What to change.
         remedy: String,
     },
-    /// Others were quicker each time.
-    #[error("no lease after {0} tries: other hosts took each subnet first; start again")]
+    /// Every race for a subnet was lost.
+    #[error("no lease after {0} attempts: other hosts took each subnet first; start again")]
     LostRaces(u32),
     /// Another host holds our subnet.
     #[error(
@@ -72,10 +72,10 @@ pub enum Error {
         /// The file that remembers the subnet.
         subnet_file: PathBuf,
     },
-    /// The packet-filter rules can't be set.
+    /// The packet-filter rules cannot be installed.
     #[error("{0}")]
     Traffic(String),
-    /// An operation of the kernel or the system the daemon can't run without.
+    /// A failed operation of the kernel or the system that the daemon cannot run without.
     #[error("{0}")]
     System(String),
 }
@@ -84,7 +84,7 @@ impl Error {
     /// 2 for a wrong command line, 3 for a lease lost to another host, 1 for everything else, as upstream.
     pub fn exit_code(&self) -> u8 {
         match self {
-            Self::Flag(_) => 1,
+            Self::Flag(_) => 2,
             Self::Conflict { .. } => 3,
             _ => 1,
         }

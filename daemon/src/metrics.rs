@@ -1,239 +1,70 @@
-//! What the daemon counts, for `/metrics` of the health server in the OpenMetrics text format.
-//!
-//! One table for the process: a counter is a place, not a message, and the packet path must not pay for more than an
-//! atomic addition.
+//! What the daemon counts, for `/metrics` of the health server.
 
-use std::fmt::Write as _;
-use std::sync::atomic::{AtomicU64, Ordering};
+use flannel_host::metrics::{Sample, render};
 
-/// A number that only grows.
-#[derive(Debug, Default)]
-pub struct Counter(AtomicU64);
-
-impl Counter {
-    const fn new() -> Self {
-        Self(AtomicU64::new(0))
-    }
-
-    /// Once more; gives the new count.
-    pub fn inc(&self) -> u64 {
-        self.0.fetch_add(1, Ordering::Relaxed) + 1
-    }
-
-    /// So many more.
-    pub fn add(&self, count: u64) {
-        self.0.fetch_add(count, Ordering::Relaxed);
-    }
+#[rustfmt::skip]
+flannel_host::metrics! {
+    ready: Gauge = "flannel_ready", "1 when subnet.env is written.";
+    leases: Gauge = "flannel_remote_leases", "Leases of other hosts.";
+    leases_unusable: Gauge = "flannel_unusable_leases", "Leases of other hosts that cannot be connected.";
+    entries: Gauge = "flannel_entries", "Installed routes, neighbours, FDB entries and tunnels.";
+    entries_failed: Gauge = "flannel_entries_failed", "Entries that could not be installed or removed.";
+    entries_put: Counter = "flannel_entries_put", "Entries installed or replaced.";
+    entries_removed: Counter = "flannel_entries_removed", "Entries removed.";
+    entries_retried: Counter = "flannel_entries_retried", "Entries retried one by one after a failed batch.";
+    entries_unknown: Counter = "flannel_entries_unknown", "Batches whose result was lost to a socket overrun.";
+    entry_requests: Counter = "flannel_kernel_requests" ["what=\"entry\""], "Netlink requests about entries.";
+    reach_requests: Counter = "flannel_kernel_requests" ["what=\"reach\""], "Route lookups for other hosts' addresses.";
+    dump_requests: Counter = "flannel_kernel_requests" ["what=\"table\""], "Dumps of a kernel table.";
+    datagrams: Counter = "flannel_kernel_datagrams", "Netlink datagrams that carried these requests.";
+    notifications_lost: Counter = "flannel_kernel_notifications_lost", "Overruns of the notification socket; each is followed by a full comparison.";
+    comparisons: Counter = "flannel_comparisons", "Comparisons of all entries with the kernel.";
+    device_repairs: Counter = "flannel_repairs" ["what=\"device\""], "Repairs after changes made by other programs.";
+    rule_repairs: Counter = "flannel_repairs" ["what=\"rules\""], "Repairs of packet-filter rules.";
+    renewals: Counter = "flannel_lease_renewals", "Renewals of the own lease.";
+    renewal_failures: Counter = "flannel_lease_renewal_failures", "Renewals that failed.";
+    udp_sent_packets: Counter = "flannel_udp_packets" ["direction=\"out\""], "Packets the udp proxy carried.";
+    udp_received_packets: Counter = "flannel_udp_packets" ["direction=\"in\""], "Packets the udp proxy received.";
+    udp_sent_bytes: Counter = "flannel_udp_bytes" ["direction=\"out\""], "Bytes of those packets, IP header included.";
+    udp_received_bytes: Counter = "flannel_udp_bytes" ["direction=\"in\""], "Bytes of packets received.";
+    udp_sent_together: Counter = "flannel_udp_offloaded" ["direction=\"out\""], "Packets that shared a system call with others.";
+    udp_received_together: Counter = "flannel_udp_offloaded" ["direction=\"in\""], "Packets received together with others.";
+    udp_split: Counter = "flannel_udp_split_groups", "Datagram batches the kernel accepted only one by one.";
+    udp_not_a_packet: Counter = "flannel_udp_drops" ["reason=\"not_a_packet\""], "Packets the udp proxy dropped.";
+    udp_foreign_host: Counter = "flannel_udp_drops" ["reason=\"foreign_host\""], "From a host without a lease.";
+    udp_foreign_source: Counter = "flannel_udp_drops" ["reason=\"foreign_source\""], "From a source outside the sender's subnet.";
+    udp_no_lease: Counter = "flannel_udp_drops" ["reason=\"no_lease\""], "To a destination without a lease.";
+    udp_ttl: Counter = "flannel_udp_drops" ["reason=\"ttl\""], "TTL expired.";
+    udp_send_failed: Counter = "flannel_udp_drops" ["reason=\"send_failed\""], "The socket refused the datagram.";
+    udp_receive_failed: Counter = "flannel_udp_drops" ["reason=\"receive_failed\""], "The socket failed to receive.";
+    udp_device_refused: Counter = "flannel_udp_drops" ["reason=\"device_refused\""], "The TUN device refused the packet.";
 }
-
-/// A number as it is now.
-#[derive(Debug, Default)]
-pub struct Gauge(AtomicU64);
-
-impl Gauge {
-    const fn new() -> Self {
-        Self(AtomicU64::new(0))
-    }
-
-    /// From now on it is this.
-    pub fn set(&self, value: usize) {
-        self.0.store(u64::try_from(value).unwrap_or(u64::MAX), Ordering::Relaxed);
-    }
-}
-
-/// The table; each line of [`Metrics::render`] says what a field means.
-#[derive(Debug)]
-#[expect(missing_docs, reason = "the help texts in `render` are the documentation, for readers of /metrics too")]
-pub struct Metrics {
-    pub ready: Gauge,
-    pub leases: Gauge,
-    pub leases_unusable: Gauge,
-    pub entries: Gauge,
-    pub entries_failed: Gauge,
-    pub entries_put: Counter,
-    pub entries_removed: Counter,
-    pub entries_retried: Counter,
-    pub entries_unknown: Counter,
-    pub entry_requests: Counter,
-    pub reach_requests: Counter,
-    pub dump_requests: Counter,
-    pub datagrams: Counter,
-    pub notifications_lost: Counter,
-    pub etcd_calls: Counter,
-    pub looks: Counter,
-    pub device_repairs: Counter,
-    pub rule_repairs: Counter,
-    pub renewals: Counter,
-    pub renewal_failures: Counter,
-    pub watch_restarts: Counter,
-    pub undecodable: Counter,
-    pub udp_sent: Traffic,
-    pub udp_received: Traffic,
-    pub udp_sent_together: Counter,
-    pub udp_received_together: Counter,
-    pub udp_split: Counter,
-    pub udp_not_a_packet: Counter,
-    pub udp_foreign_host: Counter,
-    pub udp_foreign_source: Counter,
-    pub udp_no_lease: Counter,
-    pub udp_ttl: Counter,
-    pub udp_send_failed: Counter,
-    pub udp_receive_failed: Counter,
-    pub udp_device_refused: Counter,
-}
-
-/// Packets and their bytes in one direction.
-#[derive(Debug, Default)]
-pub struct Traffic {
-    packets: Counter,
-    bytes: Counter,
-}
-
-impl Traffic {
-    const fn new() -> Self {
-        Self { packets: Counter::new(), bytes: Counter::new() }
-    }
-
-    /// So many packets more, of so many bytes together.
-    pub fn add(&self, packets: usize, bytes: usize) {
-        self.packets.add(u64::try_from(packets).unwrap_or(0));
-        self.bytes.add(u64::try_from(bytes).unwrap_or(0));
-    }
-}
-
-/// The daemon's table.
-pub static METRICS: Metrics = Metrics {
-    ready: Gauge::new(),
-    leases: Gauge::new(),
-    leases_unusable: Gauge::new(),
-    entries: Gauge::new(),
-    entries_failed: Gauge::new(),
-    entries_put: Counter::new(),
-    entries_removed: Counter::new(),
-    entries_retried: Counter::new(),
-    entries_unknown: Counter::new(),
-    entry_requests: Counter::new(),
-    reach_requests: Counter::new(),
-    dump_requests: Counter::new(),
-    datagrams: Counter::new(),
-    notifications_lost: Counter::new(),
-    etcd_calls: Counter::new(),
-    looks: Counter::new(),
-    device_repairs: Counter::new(),
-    rule_repairs: Counter::new(),
-    renewals: Counter::new(),
-    renewal_failures: Counter::new(),
-    watch_restarts: Counter::new(),
-    undecodable: Counter::new(),
-    udp_sent: Traffic::new(),
-    udp_received: Traffic::new(),
-    udp_sent_together: Counter::new(),
-    udp_received_together: Counter::new(),
-    udp_split: Counter::new(),
-    udp_not_a_packet: Counter::new(),
-    udp_foreign_host: Counter::new(),
-    udp_foreign_source: Counter::new(),
-    udp_no_lease: Counter::new(),
-    udp_ttl: Counter::new(),
-    udp_send_failed: Counter::new(),
-    udp_receive_failed: Counter::new(),
-    udp_device_refused: Counter::new(),
-};
-
-/// What `/metrics` calls its content.
-pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
 impl Metrics {
-    /// The text of `/metrics`.
-    pub fn render(&self) -> String {
-        let mut page = Page(String::new());
-        let version = env!("CARGO_PKG_VERSION");
-        page.family("flannel_build", "info", "The daemon.");
-        page.line(&format!("flannel_build_info{{version=\"{version}\"}}"), 1);
-        page.gauge("flannel_ready", "1 when subnet.env is written.", &self.ready);
-        page.gauge("flannel_remote_leases", "Leases of other hosts.", &self.leases);
-        page.gauge("flannel_unusable_leases", "Leases of other hosts that can't be connected.", &self.leases_unusable);
-        page.gauge("flannel_entries", "Routes, neighbours, FDB records and tunnels in force.", &self.entries);
-        page.gauge("flannel_entries_failed", "Entries that could not be put or removed.", &self.entries_failed);
-        page.counter("flannel_entries_put", "Entries put or replaced.", &[("", &self.entries_put)]);
-        page.counter("flannel_entries_removed", "Entries removed.", &[("", &self.entries_removed)]);
-        page.counter(
-            "flannel_entries_retried",
-            "Entries tried once more by themselves.",
-            &[("", &self.entries_retried)],
-        );
-        let unknown = [("", &self.entries_unknown)];
-        page.counter("flannel_entries_unknown", "Times the kernel's answers were lost to an overrun.", &unknown);
-        let requests = [
-            ("what=\"entry\"", &self.entry_requests),
-            ("what=\"reach\"", &self.reach_requests),
-            ("what=\"table\"", &self.dump_requests),
-        ];
-        page.counter("flannel_kernel_requests", "Requests about entries to the kernel.", &requests);
-        let datagrams = [("", &self.datagrams)];
-        page.counter("flannel_kernel_datagrams", "Datagrams that brought the kernel these requests.", &datagrams);
-        page.counter(
-            "flannel_kernel_notifications_lost",
-            "Times the kernel told more than was read: all entries are compared.",
-            &[("", &self.notifications_lost)],
-        );
-        page.counter("flannel_etcd_calls", "Calls of etcd; a watch is one.", &[("", &self.etcd_calls)]);
-        page.counter("flannel_comparisons", "Comparisons of all entries with the kernel.", &[("", &self.looks)]);
-        let repairs = [("what=\"device\"", &self.device_repairs), ("what=\"rules\"", &self.rule_repairs)];
-        page.counter("flannel_repairs", "Changes by other programs that were put right.", &repairs);
-        page.counter("flannel_lease_renewals", "Renewals of the own lease.", &[("", &self.renewals)]);
-        page.counter("flannel_lease_renewal_failures", "Renewals that failed.", &[("", &self.renewal_failures)]);
-        page.counter("flannel_watch_restarts", "Times the watch of etcd broke.", &[("", &self.watch_restarts)]);
-        let undecodable = [("", &self.undecodable)];
-        page.counter("flannel_undecodable", "Keys and values in etcd that are no lease.", &undecodable);
-        let packets = [("direction=\"out\"", &self.udp_sent.packets), ("direction=\"in\"", &self.udp_received.packets)];
-        page.counter("flannel_udp_packets", "Packets the udp proxy carried.", &packets);
-        let bytes = [("direction=\"out\"", &self.udp_sent.bytes), ("direction=\"in\"", &self.udp_received.bytes)];
-        page.counter("flannel_udp_bytes", "Bytes of those packets, IP header included.", &bytes);
-        let together =
-            [("direction=\"out\"", &self.udp_sent_together), ("direction=\"in\"", &self.udp_received_together)];
-        page.counter("flannel_udp_offloaded", "Packets that shared a system call with others.", &together);
-        let split = [("", &self.udp_split)];
-        page.counter("flannel_udp_split_groups", "Groups of datagrams the kernel sent only apart.", &split);
-        let drops = [
-            ("reason=\"not_a_packet\"", &self.udp_not_a_packet),
-            ("reason=\"foreign_host\"", &self.udp_foreign_host),
-            ("reason=\"foreign_source\"", &self.udp_foreign_source),
-            ("reason=\"no_lease\"", &self.udp_no_lease),
-            ("reason=\"ttl\"", &self.udp_ttl),
-            ("reason=\"send_failed\"", &self.udp_send_failed),
-            ("reason=\"receive_failed\"", &self.udp_receive_failed),
-            ("reason=\"device_refused\"", &self.udp_device_refused),
-        ];
-        page.counter("flannel_udp_drops", "Packets the udp proxy could not pass on.", &drops);
-        page.0.push_str("# EOF\n");
-        page.0
+    /// Counts packets the udp proxy sent.
+    pub fn udp_sent(&self, packets: usize, bytes: usize) {
+        self.udp_sent_packets.add(u64::try_from(packets).unwrap_or(0));
+        self.udp_sent_bytes.add(u64::try_from(bytes).unwrap_or(0));
+    }
+
+    /// Counts packets the udp proxy received.
+    pub fn udp_received(&self, packets: usize, bytes: usize) {
+        self.udp_received_packets.add(u64::try_from(packets).unwrap_or(0));
+        self.udp_received_bytes.add(u64::try_from(bytes).unwrap_or(0));
     }
 }
 
-struct Page(String);
-
-impl Page {
-    fn family(&mut self, name: &str, kind: &str, help: &str) {
-        write!(self.0, "# TYPE {name} {kind}\n# HELP {name} {help}\n").expect("a String takes every write");
-    }
-
-    fn line(&mut self, sample: &str, value: u64) {
-        writeln!(self.0, "{sample} {value}").expect("a String takes every write");
-    }
-
-    fn gauge(&mut self, name: &str, help: &str, gauge: &Gauge) {
-        self.family(name, "gauge", help);
-        self.line(name, gauge.0.load(Ordering::Relaxed));
-    }
-
-    fn counter(&mut self, name: &str, help: &str, counters: &[(&str, &Counter)]) {
-        self.family(name, "counter", help);
-        for (labels, counter) in counters {
-            let labels = if labels.is_empty() { String::new() } else { format!("{{{labels}}}") };
-            self.line(&format!("{name}_total{labels}"), counter.0.load(Ordering::Relaxed));
-        }
-    }
+/// The text of `/metrics`: the version, this table, and the etcd client's.
+pub fn page() -> String {
+    let build = Sample {
+        family: "flannel_build",
+        kind: "info",
+        labels: concat!("version=\"", env!("CARGO_PKG_VERSION"), "\""),
+        help: "The daemon.",
+        value: 1,
+    };
+    let tables = METRICS.samples().into_iter().chain(flannel_store::metrics::METRICS.samples());
+    render([build].into_iter().chain(tables))
 }
 
 #[cfg(test)]
@@ -244,8 +75,8 @@ mod tests {
     /// once, counters end in `_total`, the last line is `# EOF`.
     #[test]
     fn the_page_is_open_metrics() {
-        METRICS.udp_sent.add(1, 1472);
-        let page = METRICS.render();
+        METRICS.udp_sent(1, 1472);
+        let page = page();
         assert!(page.ends_with("# EOF\n"));
         let mut family = (String::new(), String::new());
         let mut seen = std::collections::BTreeSet::new();

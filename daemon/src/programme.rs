@@ -26,7 +26,7 @@ use crate::kernel::netlink::Netlink;
 use crate::metrics::METRICS;
 use crate::reconcile::Reconciler;
 use crate::service_manager::ServiceManager;
-use crate::subnet::follow::Update;
+use flannel_store::follow::Update;
 use tally::Tally;
 
 /// How often the devices are looked at and what failed is tried again, and at most how often everything is compared
@@ -187,7 +187,7 @@ impl<'a> Programme<'a> {
     fn take(&mut self, update: Update) -> bool {
         match update {
             Update::Snapshot(leases) => self.take_all(leases, false),
-            Update::Remains(leases) => self.take_all(leases, true),
+            Update::SnapshotAfterDataLoss(leases) => self.take_all(leases, true),
             Update::Change(change) => {
                 let key = match &change {
                     Change::Put(lease) => lease.key,
@@ -337,7 +337,7 @@ impl<'a> Programme<'a> {
             self.next_comparison = self.next_look;
             return;
         }
-        METRICS.looks.inc();
+        METRICS.comparisons.inc();
         self.doubt_all();
         // Before putting right: a repair may call for the next comparison.
         self.next_comparison = self.next_look + LONGEST;

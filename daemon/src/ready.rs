@@ -11,6 +11,7 @@ use axum::routing::any;
 use tokio_util::sync::CancellationToken;
 
 use crate::metrics::{self, METRICS};
+use flannel_host::metrics::CONTENT_TYPE as OPEN_METRICS;
 
 /// Whether the network is ready; clones share it.
 #[derive(Debug, Clone, Default)]
@@ -28,7 +29,7 @@ impl Readiness {
     }
 }
 
-/// Serves `/healthz` and `/readyz` (contract, section 7) and `/metrics` until the daemon ends.
+/// Serves `/healthz` and `/readyz` (docs/upstream.md, section 7) and `/metrics` until the daemon ends.
 pub async fn serve_health(
     listen: SocketAddr,
     readiness: Readiness,
@@ -45,7 +46,7 @@ pub async fn serve_health(
     };
     let routes = axum::Router::new()
         .route("/healthz", any(|| async { "flanneld is running" }))
-        .route("/metrics", any(|| async { ([(CONTENT_TYPE, metrics::CONTENT_TYPE)], METRICS.render()) }))
+        .route("/metrics", any(|| async { ([(CONTENT_TYPE, OPEN_METRICS)], metrics::page()) }))
         .route("/readyz", any(ready));
     tokio::spawn(async move {
         let server = axum::serve(listener, routes).with_graceful_shutdown(shutdown.cancelled_owned());

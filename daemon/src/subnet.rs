@@ -1,6 +1,6 @@
-//! The lease protocol: take a subnet, keep it, follow the others.
+//! The lease protocol: acquire a subnet and renew it.
 //!
-//! Every write is by compare: a host that slept, or lost a race, never overwrites another's lease. Contract,
+//! Every write is a compare-and-swap: a host that slept, or lost a race, never overwrites another's lease. docs/upstream.md,
 //! sections 2.4 to 2.7.
 
 use std::time::Duration;
@@ -12,35 +12,30 @@ use flannel_core::key::SubnetKey;
 use flannel_core::lease::{LeaseAttrs, TTL_SECONDS};
 use flannel_core::subnet_env::PreviousSubnets;
 
-use crate::error::Error;
 use flannel_host::backoff::Backoff;
-use store::{Expect, Life, Revision, StoreError, Stored, SubnetStore, Written};
+use flannel_store::leases::{Expect, Listed, StoreError, Stored, SubnetStore, Ttl, Written};
 
-pub mod etcd;
-pub mod follow;
-#[cfg(any(test, feature = "testing"))]
-pub mod memory;
-pub mod store;
+use crate::error::Error;
 
-/// How long a lease is asked for, as by every flannel daemon.
+/// The time to live of a lease, the same for every flannel daemon.
 pub const TTL: Duration = Duration::from_secs(TTL_SECONDS.unsigned_abs());
-/// How many subnets are tried by one list of the leases: in a storm of starting hosts a list costs etcd more than
-/// anything else, and those that were quicker are known by their writes.
-const PICKS: u32 = 5;
-/// How often a lost race is tried again before the daemon gives up. Each try draws among up to a hundred free
-/// subnets, so this many losses mean something else is wrong.
-const TRIES: u32 = 100;
+/// How many subnets are tried per list of the leases: when many hosts start at once a list costs etcd more than anything
+/// else, and a lost race already shows which subnet was taken.
+const PICKS_PER_LIST: u32 = 5;
+/// After how many lost races the daemon gives up. Each attempt draws among up to a hundred free subnets, so this many
+/// losses mean that something else is wrong.
+const MAX_ATTEMPTS: u32 = 100;
 
 /// A lease this host holds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Held {
+pub struct OwnLease {
     /// The subnets.
     pub key: SubnetKey,
-    /// How long it lives from now on.
-    pub life: Life,
+    /// Its time to live from now on.
+    pub ttl: Ttl,
 }
 
-/// Takes and keeps this host's lease.
+/// Acquires and renews this host's lease.
 pub struct SubnetManager<'a, S> {
     store: &'a S,
     attrs: LeaseAttrs,
@@ -49,20 +44,11 @@ pub struct SubnetManager<'a, S> {
     listed: Option<Listed>,
 }
 
-/// All leases at one moment.
+/// The outcome of renewing a lease.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Listed {
-    /// The leases.
-    pub leases: Vec<Stored>,
-    /// When it was so.
-    pub revision: Revision,
-}
-
-/// What became of keeping a lease.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Kept {
+pub enum Renewed {
     /// It is ours.
-    Ours(Life),
+    Ours(Ttl),
     /// The host of this public address holds it.
     Foreign(String),
 }
@@ -73,33 +59,37 @@ impl<'a, S: SubnetStore> SubnetManager<'a, S> {
         Self { store, attrs, ttl, rng, listed: None }
     }
 
-    /// Takes a lease: the one with our public address, else the subnet of an earlier run, else a free one.
-    pub async fn acquire(&mut self, config: &NetworkConfig, previous: &PreviousSubnets) -> Result<Held, Error> {
+    /// Acquires a lease: the one with our public address, else the subnet of an earlier run, else a free one.
+    pub async fn acquire(&mut self, config: &NetworkConfig, previous: &PreviousSubnets) -> Result<OwnLease, Error> {
         let mut backoff = Backoff::new(Duration::from_millis(10), Duration::from_secs(1));
-        for _ in 0..TRIES {
+        for _ in 0..MAX_ATTEMPTS {
             if let Some(held) = self.try_acquire(config, previous).await? {
                 return Ok(held);
             }
-            tracing::info!("another host was quicker to take the subnet: trying again");
+            tracing::info!("another host took the subnet first: trying again");
             backoff.pause().await;
         }
-        Err(Error::LostRaces(TRIES))
+        Err(Error::LostRaces(MAX_ATTEMPTS))
     }
 
-    /// The list by which the lease was taken, with the lease in it; once. Following the leases can begin with it instead
-    /// of asking for all of them again.
+    /// The list from which the lease was acquired, with the lease in it; once. Following the leases can start from it
+    /// instead of listing them again.
     pub fn take_list(&mut self) -> Option<Listed> {
         self.listed.take()
     }
 
-    /// One try; nothing when the race was lost.
-    async fn try_acquire(&mut self, config: &NetworkConfig, previous: &PreviousSubnets) -> Result<Option<Held>, Error> {
+    /// One attempt; nothing when the race was lost.
+    async fn try_acquire(
+        &mut self,
+        config: &NetworkConfig,
+        previous: &PreviousSubnets,
+    ) -> Result<Option<OwnLease>, Error> {
         let (leases, revision) = self.store.list().await?;
         if let Some(own) = leases.iter().find(|l| self.is_ours(l)) {
             if fits(config, &own.key) {
                 tracing::info!("found lease {} of this host's public address: taking it over", own.key);
-                let (key, life, expect) = (own.key, self.life_of(own), Expect::Revision(own.revision));
-                return self.write(key, life, expect, &mut Listed { leases, revision }).await;
+                let (key, ttl, expect) = (own.key, self.ttl_of(own), Expect::Revision(own.revision));
+                return self.write(key, ttl, expect, &mut Listed { leases, revision }).await;
             }
             tracing::warn!("lease {} of this host's public address does not fit the config: removing it", own.key);
             self.store.delete(own.key, own.revision).await?;
@@ -107,11 +97,11 @@ impl<'a, S: SubnetStore> SubnetManager<'a, S> {
         }
         let mut listed = Listed { leases, revision };
         let mut raced = Vec::new();
-        for _ in 0..PICKS {
+        for _ in 0..PICKS_PER_LIST {
             let key = self.pick(config, previous, &listed.leases, &raced)?;
-            if let Some(held) = self.write(key, Life::For(self.ttl), Expect::Absent, &mut listed).await? {
-                let stands = !self.yields(key).await?;
-                return Ok(stands.then_some(held));
+            if let Some(held) = self.write(key, Ttl::Expires(self.ttl), Expect::Absent, &mut listed).await? {
+                let kept = !self.withdraw_if_shared(key).await?;
+                return Ok(kept.then_some(held));
             }
             raced.push(key);
         }
@@ -119,8 +109,8 @@ impl<'a, S: SubnetStore> SubnetManager<'a, S> {
     }
 
     /// The key of a host with two families names both subnets, so etcd lets two hosts that start together write keys that
-    /// share one of them. The later writer sees both, and takes its own back; says whether it did.
-    async fn yields(&self, key: SubnetKey) -> Result<bool, StoreError> {
+    /// share one of them. The later writer sees both and withdraws its own; returns whether it did.
+    async fn withdraw_if_shared(&self, key: SubnetKey) -> Result<bool, StoreError> {
         if key.nets().count() < 2 {
             return Ok(false);
         }
@@ -131,12 +121,12 @@ impl<'a, S: SubnetStore> SubnetManager<'a, S> {
         let Some(other) = leases.iter().find(|l| l.key != key && l.revision < own.revision && shares(&l.key)) else {
             return Ok(false);
         };
-        tracing::info!("lease {key} shares a subnet with {}, which was written before: taking it back", other.key);
+        tracing::info!("lease {key} shares a subnet with {}, which was written first: withdrawing it", other.key);
         self.store.delete(key, own.revision).await?;
         Ok(true)
     }
 
-    /// Free subnets: those of an earlier run, if they still are. `raced` were taken since the list.
+    /// Free subnets: those of an earlier run, if they still are free. `raced` were taken since the list.
     fn pick(
         &mut self,
         config: &NetworkConfig,
@@ -154,7 +144,7 @@ impl<'a, S: SubnetStore> SubnetManager<'a, S> {
             };
             nets.push(match earlier.filter(|net| range.fits(net)) {
                 Some(net) if is_free(&net) => {
-                    tracing::info!("taking subnet {net} of an earlier run again");
+                    tracing::info!("reusing subnet {net} of an earlier run");
                     net
                 }
                 earlier => {
@@ -176,57 +166,57 @@ impl<'a, S: SubnetStore> SubnetManager<'a, S> {
     async fn write(
         &mut self,
         key: SubnetKey,
-        life: Life,
+        ttl: Ttl,
         expect: Expect,
         listed: &mut Listed,
-    ) -> Result<Option<Held>, Error> {
-        let Written::Yes { life, revision } = self.store.put(key, &self.attrs, life, expect).await? else {
+    ) -> Result<Option<OwnLease>, Error> {
+        let Written::Yes { ttl, revision } = self.store.put(key, &self.attrs, ttl, expect).await? else {
             return Ok(None);
         };
         let mut leases = std::mem::take(&mut listed.leases);
         leases.retain(|lease| lease.key != key);
-        leases.push(Stored { key, attrs: Ok(self.attrs.clone()), revision, reserved: life == Life::Reserved });
+        leases.push(Stored { key, attrs: Ok(self.attrs.clone()), revision, reserved: ttl == Ttl::Never });
         self.listed = Some(Listed { leases, revision: listed.revision });
-        Ok(Some(Held { key, life }))
+        Ok(Some(OwnLease { key, ttl }))
     }
 
-    /// Makes the lease ours for another full time: renewal, and putting it right when it was removed, ran out or was
-    /// changed. A value nobody can read has no owner.
-    pub async fn keep(&self, key: SubnetKey) -> Result<Kept, StoreError> {
+    /// Renews the lease for its full time to live; restores it when it was removed, expired or changed. A value nobody can
+    /// read has no owner.
+    pub async fn renew(&self, key: SubnetKey) -> Result<Renewed, StoreError> {
         loop {
-            let (life, expect) = match self.store.get(key).await? {
+            let (ttl, expect) = match self.store.get(key).await? {
                 None => {
-                    tracing::warn!("lease {key} was removed from etcd: putting it back");
-                    (Life::For(self.ttl), Expect::Absent)
+                    tracing::warn!("lease {key} was removed from etcd: restoring it");
+                    (Ttl::Expires(self.ttl), Expect::Absent)
                 }
                 Some(lease) => {
                     match &lease.attrs {
-                        Ok(attrs) if *attrs == self.attrs && lease.reserved => return Ok(Kept::Ours(Life::Reserved)),
+                        Ok(attrs) if *attrs == self.attrs && lease.reserved => return Ok(Renewed::Ours(Ttl::Never)),
                         Ok(attrs) if *attrs == self.attrs => {}
                         Ok(_) if self.is_ours(&lease) => tracing::warn!(
-                            "lease {key} was changed by another hand: putting it right; if another host has the public \
+                            "lease {key} was changed by someone else: restoring it; if another host has the public \
                              address {} too, give each its own by -public-ip",
                             self.attrs.public_ip
                         ),
-                        Ok(attrs) => return Ok(Kept::Foreign(attrs.public_ip.to_string())),
-                        Err(bad) => tracing::warn!("lease {key} can't be read any more ({bad}): putting it right"),
+                        Ok(attrs) => return Ok(Renewed::Foreign(attrs.public_ip.to_string())),
+                        Err(bad) => tracing::warn!("lease {key} is no longer readable ({bad}): restoring it"),
                     }
-                    (self.life_of(&lease), Expect::Revision(lease.revision))
+                    (self.ttl_of(&lease), Expect::Revision(lease.revision))
                 }
             };
-            if let Written::Yes { life, .. } = self.store.put(key, &self.attrs, life, expect).await? {
-                return Ok(Kept::Ours(life));
+            if let Written::Yes { ttl, .. } = self.store.put(key, &self.attrs, ttl, expect).await? {
+                return Ok(Renewed::Ours(ttl));
             }
-            // Written in between: look again.
+            // Written in between: read it again.
         }
     }
 
     /// A reservation stays one, whoever writes it.
-    fn life_of(&self, lease: &Stored) -> Life {
-        if lease.reserved { Life::Reserved } else { Life::For(self.ttl) }
+    fn ttl_of(&self, lease: &Stored) -> Ttl {
+        if lease.reserved { Ttl::Never } else { Ttl::Expires(self.ttl) }
     }
 
-    /// A lease is this host's by its public address (contract, section 2.4): IPv4's, or IPv6's where there is no IPv4.
+    /// A lease is this host's by its public address (docs/upstream.md, section 2.4): IPv4's, or IPv6's where there is no IPv4.
     fn is_ours(&self, lease: &Stored) -> bool {
         let Ok(attrs) = &lease.attrs else { return false };
         if self.attrs.public_ip.is_unspecified() {

@@ -1,5 +1,5 @@
 //! The external interface: which of the host's interfaces carries the traffic between hosts, and the address the
-//! other hosts are told. Contract, section 4.
+//! other hosts are told. docs/upstream.md, section 4.
 
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -207,7 +207,7 @@ async fn by_route<'a>(
     target: &str,
     families: Families,
 ) -> Result<Choice<'a>, String> {
-    let ip: IpAddr = target.parse().map_err(|_| "it is no IP address".to_owned())?;
+    let ip: IpAddr = target.parse().map_err(|_| "it is not an IP address".to_owned())?;
     let (index, source) = kernel.interface_to(ip).await.map_err(|e| e.to_string())?;
     let interface = interfaces.iter().find(|i| Some(i.index) == index);
     let interface = interface.ok_or_else(|| "its route leaves by no single interface".to_owned())?;

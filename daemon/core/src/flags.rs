@@ -1,7 +1,7 @@
 //! Command-line flags in the syntax of Go's `flag` package, which is upstream's: `-f v`, `--f v`, `-f=v`, `--f=v`.
 //!
 //! A program describes its flags as a table of [`Flag`]s that set fields of its options; the environment can stand in
-//! for any of them (`FLANNELD_` + name in upper case, `-` as `_`). The rules are those of contract, section 1: a
+//! for any of them (`FLANNELD_` + name in upper case, `-` as `_`). The rules are those of docs/upstream.md, section 1: a
 //! boolean never takes a separate word, the first word that is no flag ends the flags, a flag given twice counts
 //! last, the environment counts only where the flag is not given and its value is not empty.
 
@@ -13,7 +13,7 @@ pub struct Flag<T> {
     pub name: &'static str,
     /// What it sets.
     pub set: Set<T>,
-    /// The default as the usage text shows it; empty shows none.
+    /// The default, for the usage text; empty shows none.
     pub default: &'static str,
     /// What it is for, in one line.
     pub help: &'static str,
@@ -151,7 +151,11 @@ pub fn usage<T>(program: &str, table: &[Flag<T>]) -> String {
             Set::Bool(_) => "",
             Set::Int(_) => " int",
         };
-        let default = if flag.default.is_empty() { String::new() } else { format!(" (default {})", flag.default) };
+        let default = match flag.set {
+            _ if flag.default.is_empty() => String::new(),
+            Set::Text(_) | Set::List(_) => format!(" (default {:?})", flag.default),
+            Set::Bool(_) | Set::Int(_) => format!(" (default {})", flag.default),
+        };
         writeln!(text, "  -{}{kind}\n    \t{}{default}", flag.name, flag.help).expect("a String takes every write");
     }
     text
@@ -202,7 +206,7 @@ mod tests {
     }
 
     const TABLE: &[Flag<Options>] = &[
-        Flag { name: "etcd-prefix", set: Set::Text(|o, v| o.prefix = v), default: "\"/x\"", help: "the prefix" },
+        Flag { name: "etcd-prefix", set: Set::Text(|o, v| o.prefix = v), default: "/x", help: "the prefix" },
         Flag { name: "iface", set: Set::List(|o, v| o.iface.push(v)), default: "", help: "the interface" },
         Flag { name: "ip-masq", set: Set::Bool(|o, v| o.masq = v), default: "", help: "masquerade" },
         Flag { name: "port", set: Set::Int(|o, v| o.port = v), default: "", help: "the port" },
@@ -226,7 +230,7 @@ mod tests {
         assert_eq!(read("-iface eth0 --iface=eth1", &[]).unwrap().0.iface, ["eth0", "eth1"]);
     }
 
-    // parity: goldens/cli: `-ip-masq false` sets it and ends the flags.
+    // parity: daemon/tests/vectors/recorded/cli: `-ip-masq false` sets it and ends the flags.
     #[test]
     fn the_first_other_word_ends_the_flags() {
         let (options, left) = read("-ip-masq false -port 3", &[]).unwrap();

@@ -8,5 +8,6 @@ pub mod backoff;
 pub mod files;
 pub mod filter;
 pub mod log;
+pub mod metrics;
 pub mod program;
 pub mod say_once;

@@ -1,7 +1,7 @@
 use std::net::Ipv4Addr;
 
-use super::memory::MemoryStore;
 use super::*;
+use flannel_store::memory::MemoryStore;
 
 const NETWORK: &str = r#"{"Network":"10.5.0.0/28"}"#;
 
@@ -52,7 +52,7 @@ async fn the_same_public_address_gets_the_same_lease() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_lease_that_no_longer_fits_is_given_back() {
+async fn a_lease_that_no_longer_fits_is_replaced() {
     let store = MemoryStore::default();
     store.write(key("10.5.0.0-30"), &attrs(1).to_json());
     let got = acquire(&store, 1, None).await.unwrap();
@@ -61,7 +61,7 @@ async fn a_lease_that_no_longer_fits_is_given_back() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_earlier_subnet_is_taken_again_if_free_and_fitting() {
+async fn the_earlier_subnet_is_reused_if_free_and_fitting() {
     let store = MemoryStore::default();
     assert_eq!(acquire(&store, 1, Some("10.5.0.8/30")).await.unwrap(), key("10.5.0.8-30"));
     assert_ne!(acquire(&store, 2, Some("10.5.0.8/30")).await.unwrap(), key("10.5.0.8-30"));
@@ -77,7 +77,7 @@ async fn an_unreadable_lease_still_takes_its_subnet() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_lost_race_is_tried_again() {
+async fn a_lost_race_is_retried() {
     let store = MemoryStore::default();
     store.write(key("10.5.0.4-30"), &attrs(8).to_json());
     // Whatever host 1 is about to take, host 9 takes just before it: 10.5.0.8 and 10.5.0.12 are left.
@@ -87,7 +87,7 @@ async fn a_lost_race_is_tried_again() {
 
 /// Two keys of two families each are two keys, though they share a subnet: the later one goes.
 #[tokio::test(start_paused = true)]
-async fn a_subnet_of_one_family_shared_with_a_quicker_host_is_given_back() {
+async fn a_subnet_of_one_family_shared_with_an_earlier_writer_is_withdrawn() {
     let store = MemoryStore::default();
     let text = r#"{"Network":"10.5.0.0/28","EnableIPv6":true,"IPv6Network":"fd05::/48"}"#;
     let config = NetworkConfig::parse(text).unwrap();
@@ -102,44 +102,44 @@ async fn a_subnet_of_one_family_shared_with_a_quicker_host_is_given_back() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn keeping_puts_a_removed_lease_back_and_respects_a_new_owner() {
+async fn renewal_restores_a_removed_lease_and_respects_a_new_owner() {
     let store = MemoryStore::default();
     let own = acquire(&store, 1, None).await.unwrap();
     let manager = manager(&store, 1);
-    assert_eq!(manager.keep(own).await, Ok(Kept::Ours(Life::For(TTL))));
+    assert_eq!(manager.renew(own).await, Ok(Renewed::Ours(Ttl::Expires(TTL))));
     store.remove(own);
-    assert_eq!(manager.keep(own).await, Ok(Kept::Ours(Life::For(TTL))));
+    assert_eq!(manager.renew(own).await, Ok(Renewed::Ours(Ttl::Expires(TTL))));
     assert_eq!(store.values()[&own], attrs(1).to_json());
     for changed in ["nonsense", r#"{"PublicIP":"192.0.2.1","BackendType":"vxlan"}"#] {
         store.write(own, changed);
-        assert_eq!(manager.keep(own).await, Ok(Kept::Ours(Life::For(TTL))));
+        assert_eq!(manager.renew(own).await, Ok(Renewed::Ours(Ttl::Expires(TTL))));
         assert_eq!(store.values()[&own], attrs(1).to_json());
     }
     store.write(own, &attrs(9).to_json());
-    assert_eq!(manager.keep(own).await, Ok(Kept::Foreign("192.0.2.9".into())));
+    assert_eq!(manager.renew(own).await, Ok(Renewed::Foreign("192.0.2.9".into())));
     assert_eq!(store.values()[&own], attrs(9).to_json());
 }
 
 #[tokio::test(start_paused = true)]
-async fn keeping_never_overwrites_who_was_quicker() {
+async fn renewal_never_overwrites_the_winner_of_a_race() {
     let store = MemoryStore::default();
     let own = acquire(&store, 1, None).await.unwrap();
     *store.before_put.borrow_mut() = Some(Box::new(move |store| store.write(own, &attrs(9).to_json())));
-    assert_eq!(manager(&store, 1).keep(own).await, Ok(Kept::Foreign("192.0.2.9".into())));
+    assert_eq!(manager(&store, 1).renew(own).await, Ok(Renewed::Foreign("192.0.2.9".into())));
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_reservation_is_taken_and_stays_one() {
+async fn a_reservation_is_acquired_and_stays_one() {
     let store = MemoryStore::default();
     let reserved = key("10.5.0.8-30");
     store.reserve(reserved, r#"{"PublicIP":"192.0.2.1"}"#);
     let held = manager(&store, 1).acquire(&config(), &PreviousSubnets::default()).await.unwrap();
-    assert_eq!(held, Held { key: reserved, life: Life::Reserved });
-    assert_eq!(manager(&store, 1).keep(reserved).await, Ok(Kept::Ours(Life::Reserved)));
+    assert_eq!(held, OwnLease { key: reserved, ttl: Ttl::Never });
+    assert_eq!(manager(&store, 1).renew(reserved).await, Ok(Renewed::Ours(Ttl::Never)));
     assert_eq!(store.reservations(), [reserved]);
-    // One made of a running lease is left alone too, and of a changed one put right.
+    // One made from a running lease is left alone too, and a changed one is restored.
     store.reserve(reserved, r#"{"PublicIP":"192.0.2.1","BackendType":"vxlan"}"#);
-    assert_eq!(manager(&store, 1).keep(reserved).await, Ok(Kept::Ours(Life::Reserved)));
+    assert_eq!(manager(&store, 1).renew(reserved).await, Ok(Renewed::Ours(Ttl::Never)));
     assert_eq!(store.values()[&reserved], attrs(1).to_json());
     assert_eq!(store.reservations(), [reserved]);
 }

@@ -1,6 +1,6 @@
 //! Packets that can't go on: dropped and counted, as a router would.
 
-use crate::metrics::Counter;
+use flannel_host::metrics::Counter;
 
 /// Told in the log at 1, 2, 4, 8, ... of a kind, so that a flood of them is no flood of lines.
 pub fn drop_for(reason: &Counter, why: impl FnOnce() -> String) {

@@ -81,7 +81,7 @@ impl<'a> Inward<'a> {
             bytes += length;
             self.joiner.add(&self.buffer, start..start + length);
         }
-        METRICS.udp_received.add(packets, bytes);
+        METRICS.udp_received(packets, bytes);
         let (device, buffer) = (self.device, &self.buffer);
         self.joiner.drain(|joined| put(device, buffer, joined))?;
         Ok(false)

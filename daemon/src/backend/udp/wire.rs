@@ -123,7 +123,7 @@ impl Wire {
         let sent = retry(|| sendmsg(self.socket.as_raw_fd(), &slices, &control, MsgFlags::empty(), Some(&to)));
         match sent {
             Ok(bytes) => {
-                METRICS.udp_sent.add(group.len(), bytes);
+                METRICS.udp_sent(group.len(), bytes);
                 METRICS.udp_sent_together.add(u64::try_from(group.len()).unwrap_or(0));
             }
             // A device that can't sum (EIO), a path that does not take this size in a group (EINVAL, EMSGSIZE):
@@ -155,7 +155,7 @@ impl Wire {
             let to = SockaddrIn::from(SocketAddrV4::new(one.to, self.port));
             let slices = [IoSlice::new(one.head), IoSlice::new(one.body)];
             match retry(|| sendmsg(self.socket.as_raw_fd(), &slices, &[], MsgFlags::empty(), Some(&to))) {
-                Ok(bytes) => METRICS.udp_sent.add(1, bytes),
+                Ok(bytes) => METRICS.udp_sent(1, bytes),
                 Err(error) => failed(one, error),
             }
             return;
@@ -174,7 +174,7 @@ impl Wire {
             match sent {
                 Ok(count) => {
                     let bytes = datagrams[done..done + count].iter().map(Datagram::len).sum();
-                    METRICS.udp_sent.add(count, bytes);
+                    METRICS.udp_sent(count, bytes);
                     METRICS.udp_sent_together.add(u64::try_from(count).unwrap_or(0));
                     done += count.max(1);
                 }
