@@ -1,6 +1,6 @@
 //! The story of a flannel host: read the config, take a lease, connect it to the others, keep it.
 //!
-//! Start-up order is upstream's (contract, section 0). Above the line "from here on the host is changed" nothing
+//! Start-up order is upstream's (docs/upstream.md, section 0). Above the line "from here on the host is changed" nothing
 //! touches the system; `subnet.env`, which tells the host that its network is ready, is written last of all.
 
 use std::time::Duration;

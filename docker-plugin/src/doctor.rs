@@ -23,7 +23,6 @@ use crate::store::{self, State};
 
 mod plugin;
 mod rules;
-mod table;
 
 /// How long a problem has to last: what is gone by then was a call in progress.
 const RECHECK_AFTER: Duration = Duration::from_secs(1);
@@ -55,15 +54,20 @@ pub struct Report {
 }
 
 impl Problem {
-    /// Rules that are not as they should be.
+    /// A difference in the packet filter.
     fn of_rules(kind: &'static str, problem: String) -> Self {
-        let remedy = "the plugin restores them within 30 seconds, and -fix does so at once".to_owned();
+        let remedy = "the plugin repairs them within 30 seconds, and -fix does so at once".to_owned();
         Self { kind, problem, remedy, fixable: true }
     }
 
-    /// A packet filter that cannot be read because a program is missing.
+    /// A packet filter that cannot be read.
     fn unreadable(problem: String, program: &str) -> Self {
-        Self { kind: "rules-unreadable", problem, remedy: format!("install {program}, as root"), fixable: false }
+        Self {
+            kind: "rules-unreadable",
+            problem,
+            remedy: format!("run the doctor as root, with {program} installed"),
+            fixable: false,
+        }
     }
 }
 
@@ -195,9 +199,9 @@ impl<'a> Doctor<'a> {
             leases: &leases,
         };
         problems.extend(compare(&view).iter().map(Problem::from));
-        problems.extend(rules::compare(&crate::driver::rules(&state), &self.opts.chain()).await);
+        problems.extend(rules::forward(&crate::driver::rules(&state), &self.opts.chain()).await);
         let nat = publish::nat(&state, localnet::takes_localnet);
-        problems.extend(table::compare(&nat, &self.opts.table()).await);
+        problems.extend(rules::ports(&nat, &self.opts.table()).await);
         if !state.networks.is_empty() && !forwards() {
             problems.push(Problem {
                 kind: "no-forwarding",

@@ -22,7 +22,7 @@ use tracing::{info, warn};
 
 use crate::docker::engine::Engine;
 use crate::error::{Error, short};
-use crate::firewall::{Bridge, Guard, RuleSet};
+use crate::firewall::{Bridge, BridgeRules, Guard};
 use crate::links::{BridgeSpec, HostRoute, Links};
 use crate::naming;
 use crate::nat::Nat;
@@ -68,7 +68,7 @@ pub struct Settings {
 #[derive(Debug)]
 pub struct Guards {
     /// Letting packets through.
-    pub forward: Guard<RuleSet>,
+    pub forward: Guard<BridgeRules>,
     /// Networks whose way out is ours.
     pub nat: Guard<Nat>,
 }
@@ -287,11 +287,11 @@ fn bridge_spec(id: &str, network: &Network) -> Result<BridgeSpec, Error> {
 }
 
 /// The forward rules for all networks.
-pub fn rules(state: &State) -> RuleSet {
+pub fn rules(state: &State) -> BridgeRules {
     let bridges = state.networks.iter().filter_map(|(id, network)| {
         let flannel = network.lease.iter().map(|side| side.network).collect();
         let Network { internal, isolated, .. } = *network;
         Some(Bridge { name: naming::bridge(id).ok()?, internal, isolated, flannel })
     });
-    RuleSet { bridges: bridges.collect() }
+    BridgeRules { bridges: bridges.collect() }
 }

@@ -1,6 +1,6 @@
 //! The `Backend` object of the config: which backend, and its options.
 //!
-//! Source of names, defaults and limits: contract, section 5. Keys match in any case, unknown ones are passed over,
+//! Source of names, defaults and limits: docs/upstream.md, section 5. Keys match in any case, unknown ones are passed over,
 //! the type compares without case.
 
 use crate::json::Object;

@@ -12,8 +12,8 @@
 //!   given by `-public-ip`, is the **public IP**.
 //! - **VTEP**: the vxlan tunnel end point, the device `flannel.<VNI>`.
 //!
-//! Numbers of sections ("contract, section 2.3") refer to the description of upstream's behaviour this project was
-//! built from; the facts used are repeated where they are used.
+//! "docs/upstream.md, section 2.3" refers to the description of upstream's behaviour that this project was built from;
+//! `parity:` names the recording of upstream that a test compares with.
 #![forbid(unsafe_code)]
 
 pub mod allocate;
@@ -22,12 +22,14 @@ pub mod config;
 pub mod desired;
 pub mod docker_opts;
 pub mod entry;
+pub mod family;
 pub mod filter;
 pub mod flags;
 mod json;
 pub mod key;
 pub mod lease;
 pub mod name;
+pub mod net;
 pub mod packet;
 pub mod renewal;
 pub mod subnet_env;

@@ -1,4 +1,4 @@
-//! ipip: IPv4 packets in IPv4 packets by the kernel. Contract, section 5.5.
+//! ipip: IPv4 packets in IPv4 packets by the kernel. docs/upstream.md, section 5.5.
 //!
 //! One device without a remote end; a remote lease is a route through its host's public address, "on link" on the
 //! device, which takes that gateway for the end of the tunnel. With DirectRouting, hosts of the same link get a plain

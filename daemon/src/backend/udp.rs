@@ -1,4 +1,4 @@
-//! udp: each IPv4 packet in a datagram of its own, carried by the daemon. Contract, section 5.2.
+//! udp: each IPv4 packet in a datagram of its own, carried by the daemon. docs/upstream.md, section 5.2.
 //!
 //! For hosts whose kernel or network has no vxlan. The TUN device `flannel0` takes the packets of the flannel network;
 //! two threads of its own ([`proxy`]) move them. The device ends with the daemon, unless the service manager
@@ -22,8 +22,9 @@ use flannel_core::ipnet::{IpNet, Ipv4Net};
 use flannel_core::key::SubnetKey;
 use flannel_core::lease::{BadLease, Lease};
 use flannel_core::name::IfName;
+use flannel_core::net::without;
 
-use super::{Backend, Reach, base, without};
+use super::{Backend, Reach, base};
 use crate::error::Error;
 use crate::kernel::netlink::Netlink;
 use crate::kernel::{KernelError, Scope};
@@ -159,7 +160,7 @@ impl Backend for Udp {
 
     fn standing(&self) -> Vec<Entry> {
         let route = |dst| Entry::Route(Route { dst, via: None, link: self.link, onlink: false });
-        without(self.network.into(), self.subnet.into()).into_iter().map(route).collect()
+        without(&self.network.into(), &self.subnet.into()).into_iter().map(route).collect()
     }
 
     /// Leases of any backend count, as for upstream: their hosts may speak udp all the same.

@@ -1,10 +1,10 @@
 //! Which part of the lease a network gets: decided from what was read before, without asking anybody.
 
+use flannel_core::net::{free_part, overlap};
 use ipnet::IpNet;
 use tracing::warn;
 
 use super::options::NETWORK;
-use crate::address::{free_part, overlap};
 use crate::error::{Error, short};
 use crate::links::HostRoute;
 use crate::store::State;

@@ -1,11 +1,11 @@
 //! CreateEndpoint, Join, Leave, DeleteEndpoint.
 
 use flannel_core::name::Mac;
+use flannel_core::net::without;
 use ipnet::IpNet;
 use tracing::{debug, warn};
 
 use super::Driver;
-use crate::address::without;
 use crate::api::Empty;
 use crate::api::network::{
     ChosenInterface, CreateEndpoint, CreatedEndpoint, EndpointCall, Interface, InterfaceName, Join, Joined, StaticRoute,

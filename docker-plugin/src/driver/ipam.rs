@@ -11,6 +11,7 @@
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
+use flannel_core::net::overlap;
 use ipnet::{IpNet, Ipv4Net};
 use tokio::time::Instant;
 use tracing::{debug, info};
@@ -18,7 +19,6 @@ use tracing::{debug, info};
 use super::allocation::{Choice, Supply, claims};
 use super::options::NETWORK;
 use super::{Creation, Driver};
-use crate::address::overlap;
 use crate::api::Empty;
 use crate::api::ipam::{
     AddressGiven, AddressSpaces, GATEWAY, PoolGiven, ReleaseAddress, ReleasePool, RequestAddress, RequestPool,

@@ -1,5 +1,6 @@
 //! CreateNetwork and DeleteNetwork.
 
+use flannel_core::net::overlap;
 use ipnet::IpNet;
 use tokio::time::Instant;
 use tracing::{info, warn};
@@ -7,7 +8,6 @@ use tracing::{info, warn};
 use super::allocation::{Claim, Supply, claims};
 use super::options::NetworkOptions;
 use super::{Creation, Driver, bridge_spec};
-use crate::address::overlap;
 use crate::api::Empty;
 use crate::api::network::{CreateNetwork, DeleteNetwork, IpamData};
 use crate::error::{Error, short};
