@@ -193,7 +193,7 @@ fn ways_out_and_ports_are_put_right() {
     site.machine().exec("nft add table inet flannel-docker").unwrap();
     let (report, _) = site.doctor_json("-fix").unwrap();
     let fixed = report["fixed"][0].as_str().unwrap_or_default();
-    assert!(fixed.contains("it is left, and no network needs it"), "{report:#}");
+    assert!(fixed.contains("table inet flannel-docker is left over"), "{report:#}");
     site.launch(&[]).unwrap();
     site.leaves_nothing().unwrap();
 }
