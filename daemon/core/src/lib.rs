@@ -30,6 +30,7 @@ pub mod lease;
 pub mod name;
 pub mod packet;
 pub mod renewal;
+pub mod schedule;
 pub mod subnet_env;
 pub mod view;
 pub mod wireguard;
