@@ -27,6 +27,25 @@ need_root() {
   [ "$(id -u)" = 0 ] || die "$(basename "$0") must run as root: $1 (try: sudo $0)"
 }
 
+# programs_and_images: what the lab needs. The images that do not contain our programs are built while these compile.
+programs_and_images() {
+  local other
+  sub ci/images flannel-lab-etcd flannel-lab-host busybox > "$LOGS/images.log" 2>&1 &
+  other=$!
+  # shellcheck disable=SC2064
+  trap "kill $other 2> /dev/null || true; exit 130" INT TERM
+  if ! sub ci/build --profile lab; then
+    kill "$other" 2> /dev/null || true
+    exit 1
+  fi
+  if ! wait "$other"; then
+    cat "$LOGS/images.log" >&2
+    exit 1
+  fi
+  trap - INT TERM
+  sub ci/images
+}
+
 need_nextest() {
   cargo nextest --version > /dev/null 2>&1 || die "cargo-nextest is missing: run ci/setup"
 }

@@ -5,7 +5,7 @@
 //! lease's attributes need, [`Backend::attach`] the rest, and returns the [`Attached`] backend: a pure function from a
 //! remote lease to entries. A lost device is re-created by attaching again.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::Ipv4Addr;
 use std::path::PathBuf;
 
 use flannel_core::backend_config::{self, BadBackend, Fields};
@@ -200,20 +200,6 @@ fn setup(backend: &'static str) -> impl Fn(KernelError) -> Error {
     move |error| Error::Setup { backend, reason: error.to_string() }
 }
 
-/// The prefixes that cover `network` but not `subnet`: the sibling of each prefix on the way down to it. Routes for
-/// these instead of one for the whole network, because Docker takes a route that covers the lease for an overlap.
-fn without(network: IpNet, subnet: IpNet) -> Vec<IpNet> {
-    let sibling = |len: u8| {
-        let flipped = match subnet.network() {
-            IpAddr::V4(ip) => IpAddr::V4(Ipv4Addr::from_bits(ip.to_bits() ^ 1 << (32 - u32::from(len)))),
-            IpAddr::V6(ip) => IpAddr::V6(Ipv6Addr::from_bits(ip.to_bits() ^ 1 << (128 - u32::from(len)))),
-        };
-        IpNet::new(flipped, len).ok().map(|net| net.trunc())
-    };
-    let longer = network.prefix_len() + 1..=subnet.prefix_len();
-    if network.contains(&subnet) { longer.filter_map(sibling).collect() } else { vec![network] }
-}
-
 /// The first address of a subnet, alone: what the flannel device of a host is called by.
 fn base(subnet: IpNet) -> IpNet {
     IpNet::from(subnet.network())
@@ -238,23 +224,5 @@ mod tests {
         ] {
             assert_eq!(creates_device(kind, name), ours, "{kind} {name}");
         }
-    }
-
-    fn net(text: &str) -> IpNet {
-        text.parse().unwrap()
-    }
-
-    #[test]
-    fn the_own_subnet_is_left_out_and_nothing_else() {
-        let routes = without(net("10.5.0.0/16"), net("10.5.56.0/24"));
-        assert_eq!(routes.len(), 8);
-        assert!(routes.iter().all(|r| !r.contains(&net("10.5.56.0/24")) && !net("10.5.56.0/24").contains(r)));
-        let addresses: u32 = routes.iter().map(|r| 1 << (32 - r.prefix_len())).sum();
-        assert_eq!(addresses, (1 << 16) - (1 << 8));
-        for other in ["10.5.0.1/32", "10.5.55.255/32", "10.5.57.0/32", "10.5.255.255/32"] {
-            assert_eq!(routes.iter().filter(|r| r.contains(&net(other))).count(), 1, "{other}");
-        }
-        assert_eq!(without(net("10.5.0.0/16"), net("10.5.0.0/18")), [net("10.5.128.0/17"), net("10.5.64.0/18")]);
-        assert_eq!(without(net("fd00::/62"), net("fd00:0:0:1::/64")), [net("fd00:0:0:2::/63"), net("fd00::/64")]);
     }
 }

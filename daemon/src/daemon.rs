@@ -1,6 +1,6 @@
 //! The life of a flannel host: read the config, acquire a lease, connect it to the others, keep it.
 //!
-//! Start-up order is upstream's (contract, section 0). Above the line "from here on the host is changed" nothing
+//! Start-up order is upstream's (docs/upstream.md, section 0). Above the line "from here on the host is changed" nothing
 //! touches the system; `subnet.env`, the sign that the network is ready, is written last.
 
 use std::time::Duration;

@@ -1,4 +1,4 @@
-//! The daemon's flags: upstream's names, defaults and meanings (contract, section 1).
+//! The daemon's flags: upstream's names, defaults and meanings (docs/upstream.md, section 1).
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::PathBuf;
@@ -366,7 +366,7 @@ mod tests {
         Options::read(line.split_whitespace().map(str::to_owned), |_| None).unwrap().0
     }
 
-    // parity: goldens/cli/help.stderr
+    // parity: daemon/tests/vectors/recorded/cli/help.stderr
     #[test]
     fn every_flag_of_upstream_is_known() {
         for name in "etcd-cafile etcd-certfile etcd-endpoints etcd-keyfile etcd-password etcd-prefix etcd-username \

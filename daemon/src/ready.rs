@@ -29,7 +29,7 @@ impl Readiness {
     }
 }
 
-/// Serves `/healthz` and `/readyz` (contract, section 7) and `/metrics` until the daemon ends.
+/// Serves `/healthz` and `/readyz` (docs/upstream.md, section 7) and `/metrics` until the daemon ends.
 pub async fn serve_health(
     listen: SocketAddr,
     readiness: Readiness,

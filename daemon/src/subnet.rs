@@ -1,6 +1,6 @@
 //! The lease protocol: acquire a subnet and renew it.
 //!
-//! Every write is a compare-and-swap: a host that slept, or lost a race, never overwrites another's lease. Contract,
+//! Every write is a compare-and-swap: a host that slept, or lost a race, never overwrites another's lease. docs/upstream.md,
 //! sections 2.4 to 2.7.
 
 use std::time::Duration;
@@ -216,7 +216,7 @@ impl<'a, S: SubnetStore> SubnetManager<'a, S> {
         if lease.reserved { Ttl::Never } else { Ttl::Expires(self.ttl) }
     }
 
-    /// A lease is this host's by its public address (contract, section 2.4): IPv4's, or IPv6's where there is no IPv4.
+    /// A lease is this host's by its public address (docs/upstream.md, section 2.4): IPv4's, or IPv6's where there is no IPv4.
     fn is_ours(&self, lease: &Stored) -> bool {
         let Ok(attrs) = &lease.attrs else { return false };
         if self.attrs.public_ip.is_unspecified() {

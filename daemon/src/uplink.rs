@@ -1,5 +1,5 @@
 //! The external interface: which of the host's interfaces carries the traffic between hosts, and the address the
-//! other hosts are told. Contract, section 4.
+//! other hosts are told. docs/upstream.md, section 4.
 
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};

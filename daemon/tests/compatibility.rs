@@ -1,8 +1,8 @@
-//! The table docs/compatibility.md names the test that proves each row: every name must be a test's.
+//! The table docs/reference/compatibility.md names the test that proves each row: every name must be a test's.
 
 use std::path::{Path, PathBuf};
 
-const TABLE: &str = include_str!("../../docs/compatibility.md");
+const TABLE: &str = include_str!("../../docs/reference/compatibility.md");
 
 /// The files a name like `core::config` may mean, below this package.
 fn files(place: &[&str]) -> Vec<PathBuf> {

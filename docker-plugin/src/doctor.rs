@@ -24,7 +24,6 @@ use crate::store::{self, State};
 
 mod plugin;
 mod rules;
-mod table;
 
 /// The method of the plugin that puts right what can be.
 pub const REPAIR: &str = "FlannelDocker.Repair";
@@ -77,15 +76,21 @@ impl Repaired {
 }
 
 impl Problem {
-    /// What differs in the packet filter.
+    /// A difference in the packet filter.
     fn of_rules(kind: &'static str, problem: String) -> Self {
-        let remedy = "the plugin writes them again every half minute, and at once with -fix".to_owned();
+        let remedy =
+            "the plugin repairs them at its next check, within half a minute, and at once with -fix".to_owned();
         Self { kind, problem, remedy, fixable: true }
     }
 
-    /// A packet filter that can't be looked at for want of a program.
+    /// A packet filter that cannot be read.
     fn unreadable(problem: String, program: &str) -> Self {
-        Self { kind: "rules-unreadable", problem, remedy: format!("install {program}, as root"), fixable: false }
+        Self {
+            kind: "rules-unreadable",
+            problem,
+            remedy: format!("run the doctor as root, with {program} installed"),
+            fixable: false,
+        }
     }
 }
 
@@ -213,9 +218,9 @@ impl<'a> Doctor<'a> {
             leases: &leases,
         };
         problems.extend(compare(&view).iter().map(Problem::from));
-        problems.extend(rules::compare(&crate::driver::rules(&state), &self.opts.chain()).await);
+        problems.extend(rules::forward(&crate::driver::rules(&state), &self.opts.chain()).await);
         let nat = publish::nat(&state, localnet::takes_localnet);
-        problems.extend(table::compare(&nat, &self.opts.table()).await);
+        problems.extend(rules::ports(&nat, &self.opts.table()).await);
         if !state.networks.is_empty() && !forwards() {
             problems.push(Problem {
                 kind: "no-forwarding",

@@ -22,18 +22,20 @@ use tracing::{info, warn};
 
 use crate::docker::engine::Engine;
 use crate::error::{Error, short};
-use crate::firewall::{Bridge, Guard, RuleSet};
-use crate::links::{BridgeSpec, Links};
+use crate::firewall::{Bridge, BridgeRules, Guard};
+use crate::links::{BridgeSpec, HostRoute, Links};
 use crate::naming;
 use crate::nat::Nat;
 use crate::publish::localnet;
 use crate::publish::reserve::Held;
 use crate::store::lease::{FlannelName, Lease, SubnetFile};
 use crate::store::{Network, State, Store};
+use allocation::Supply;
 use checks::Looks;
 pub use repair::Looked;
 
 mod adopt;
+mod allocation;
 mod checks;
 mod connectivity;
 pub mod drift;
@@ -65,7 +67,7 @@ pub struct Settings {
 #[derive(Debug)]
 pub struct Guards {
     /// Letting packets through.
-    pub forward: Guard<RuleSet>,
+    pub forward: Guard<BridgeRules>,
     /// Networks whose way out is ours.
     pub nat: Guard<Nat>,
 }
@@ -84,12 +86,12 @@ pub struct Driver<L> {
     /// Held while bridges come and go.
     bridges: tokio::sync::Mutex<()>,
     /// Of pools and networks, by ID, as far as they were made in this process.
-    born: Mutex<HashMap<String, Birth>>,
+    created: Mutex<HashMap<String, Creation>>,
     looks: Looks,
 }
 
 #[derive(Debug, Clone, Copy)]
-struct Birth {
+struct Creation {
     at: Instant,
     /// A pool that was ours to choose: Docker may refuse it by asking again.
     our_choice: bool,
@@ -109,7 +111,7 @@ impl<L: Links> Driver<L> {
             guards,
             held: Mutex::default(),
             bridges: tokio::sync::Mutex::default(),
-            born: Mutex::default(),
+            created: Mutex::default(),
             looks,
         }
     }
@@ -207,11 +209,11 @@ impl<L: Links> Driver<L> {
 
     /// Whether a pool or network may still be in the making, within Docker or between us.
     fn is_young(&self, id: &str, now: Instant) -> bool {
-        self.born().get(id).is_some_and(|birth| now.duration_since(birth.at) < IN_THE_MAKING)
+        self.created().get(id).is_some_and(|created| now.duration_since(created.at) < IN_THE_MAKING)
     }
 
-    fn born(&self) -> MutexGuard<'_, HashMap<String, Birth>> {
-        self.born.lock().unwrap_or_else(PoisonError::into_inner)
+    fn created(&self) -> MutexGuard<'_, HashMap<String, Creation>> {
+        self.created.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Makes a network's bridge fit, and plugs its cables in again if it had to be made anew. The lock on bridges must
@@ -268,10 +270,13 @@ impl<L: Links> Driver<L> {
         drop(self.guards.forward.set(|| self.store.read(rules)).await);
     }
 
-    /// The command that creates a network with our own pools.
+    /// What networks are allocated from.
+    fn supply<'a>(&'a self, flannel: Option<&'a FlannelName>, lease: &'a Lease, routes: &'a [HostRoute]) -> Supply<'a> {
+        Supply { driver: &self.name, flannel, lease, routes }
+    }
+
     fn create_command(&self, flannel: Option<&FlannelName>, options: &str) -> String {
-        let flannel = flannel.map(|name| format!("--ipam-opt {}={name} ", options::NETWORK)).unwrap_or_default();
-        format!("docker network create -d {0} --ipam-driver {0} {flannel}{options}NAME", self.name)
+        allocation::create_command(&self.name, flannel, options)
     }
 }
 
@@ -282,11 +287,11 @@ fn bridge_spec(id: &str, network: &Network) -> Result<BridgeSpec, Error> {
 }
 
 /// The forward rules for all networks.
-pub fn rules(state: &State) -> RuleSet {
+pub fn rules(state: &State) -> BridgeRules {
     let bridges = state.networks.iter().filter_map(|(id, network)| {
         let flannel = network.lease.iter().map(|side| side.network).collect();
         let Network { internal, isolated, .. } = *network;
         Some(Bridge { name: naming::bridge(id).ok()?, internal, isolated, flannel })
     });
-    RuleSet { bridges: bridges.collect() }
+    BridgeRules { bridges: bridges.collect() }
 }

@@ -1,16 +1,15 @@
-//! Letting containers' packets through a host that forwards nothing.
+//! Rules that let containers' packets through a host that forwards nothing.
 //!
 //! Docker sets the policy of FORWARD to DROP on most hosts, and with `br_netfilter` even packets between two ports of
 //! one bridge pass through FORWARD. So each bridge is accepted there, in a chain of our own that FORWARD jumps to.
 //! For `--internal` networks only the flannel network is accepted, and all else is dropped in the mangle table,
-//! which comes first: an accept of somebody else's in the filter table can't undo it. There, too, flannel networks of
-//! one host are kept apart.
+//! which comes first: an accept in the filter table by another program cannot undo it. The mangle table also keeps
+//! the flannel networks of one host apart.
 //!
-//! Rules are data ([`RuleSet`]), their text is made by [`render`], and one `iptables-restore` a table applies it as
-//! one transaction. [`Guard`] does that in the background, again every half minute, and tells when a change is in.
+//! [`BridgeRules`] says what is wanted, [`BridgeRules::chains`] puts it in iptables' words, and a [`Guard`] keeps it
+//! installed in the background and reports when a change is in place.
 
-use std::fmt::Write as _;
-
+use flannel_core::filter::iptables::{Chain, Table};
 use flannel_core::name::IfName;
 use ipnet::IpNet;
 
@@ -21,7 +20,7 @@ pub mod iptables;
 
 pub use guard::{Firewall, Guard, Rules};
 
-/// An address family, as iptables has a program for each.
+/// An address family; iptables has a program for each.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Family {
     /// `iptables`
@@ -31,6 +30,9 @@ pub enum Family {
 }
 
 impl Family {
+    /// Both.
+    pub const ALL: [Self; 2] = [Self::V4, Self::V6];
+
     /// The family of a range.
     pub fn of(net: &IpNet) -> Self {
         match net {
@@ -53,102 +55,83 @@ pub struct Bridge {
     pub flannel: Vec<IpNet>,
 }
 
-/// All the rules we want.
+/// All the forward rules.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct RuleSet {
+pub struct BridgeRules {
     /// In the order of their rules.
     pub bridges: Vec<Bridge>,
 }
 
-impl Rules for RuleSet {
+impl Rules for BridgeRules {
     fn is_empty(&self) -> bool {
         self.bridges.is_empty()
-    }
-}
-
-impl RuleSet {
-    /// Whether there is a rule for this family and table.
-    pub fn needs(&self, family: Family, table: Table) -> bool {
-        let mut bridges = self.bridges.iter().filter(|b| table == Table::Filter || b.internal || b.isolated);
-        bridges.any(|b| b.flannel.iter().any(|n| Family::of(n) == family))
     }
 }
 
 /// Every bridge of a flannel network, whichever plugin of the host it belongs to.
 const BRIDGES: &str = "fl-+";
 
-/// By this bridge of Docker's, containers of networks without a gateway would reach other flannel networks.
+/// Through this bridge of Docker's, containers of networks without a gateway would reach other flannel networks.
 const GWBRIDGE: &str = "docker_gwbridge";
 
-/// The input for `iptables-restore --noflush`: our chain in this table, emptied and filled. With `jump`, FORWARD is
-/// told to go there.
-pub fn render(rules: &RuleSet, family: Family, table: Table, chain: &str, jump: bool) -> String {
-    let mut text = format!("*{}\n:{chain} - [0:0]\n", table.name());
-    // Writing into a String can't fail.
-    let mut line = |l: std::fmt::Arguments<'_>| writeln!(text, "{l}").expect("a String takes every write");
-    for bridge in &rules.bridges {
-        let name = &bridge.name;
-        for net in bridge.flannel.iter().filter(|n| Family::of(n) == family) {
-            match (table, bridge.internal) {
-                (Table::Filter, false) => {
-                    line(format_args!("-A {chain} -i {name} -j ACCEPT"));
-                    line(format_args!("-A {chain} -o {name} -j ACCEPT"));
-                }
-                (Table::Filter, true) => {
-                    line(format_args!("-A {chain} -i {name} -o {name} -j ACCEPT"));
-                    line(format_args!("-A {chain} -d {net} -i {name} -j ACCEPT"));
-                    line(format_args!("-A {chain} -s {net} -o {name} -j ACCEPT"));
-                }
-                (Table::Mangle, false) => {}
-                (Table::Mangle, true) => {
-                    // Neighbour discovery between two containers has addresses outside the network.
-                    line(format_args!("-A {chain} -i {name} -o {name} -j RETURN"));
-                    line(format_args!("-A {chain} ! -d {net} -i {name} -j DROP"));
-                    line(format_args!("-A {chain} ! -s {net} -o {name} -j DROP"));
-                }
+impl BridgeRules {
+    /// The chains of one family, in each table we may need; they have no rules where none are wanted.
+    pub fn chains(&self, family: Family, name: &str) -> [Chain; 2] {
+        let chain = |table, rules| Chain { table, parent: "FORWARD", name: name.to_owned(), jump_matches: "", rules };
+        let mut mangle = self.internal(family);
+        mangle.extend(self.isolation(family));
+        [chain(Table::Filter, self.accepts(family)), chain(Table::Mangle, mangle)]
+    }
+
+    /// The bridges that have this family, with their flannel network of it.
+    fn of(&self, family: Family) -> impl Iterator<Item = (&Bridge, &IpNet)> {
+        let of_family = move |net: &&IpNet| Family::of(net) == family;
+        self.bridges
+            .iter()
+            .flat_map(move |bridge| bridge.flannel.iter().filter(of_family).map(move |net| (bridge, net)))
+    }
+
+    fn accepts(&self, family: Family) -> Vec<String> {
+        let mut rules = Vec::new();
+        for (Bridge { name, internal, .. }, net) in self.of(family) {
+            if *internal {
+                rules.push(format!("-i {name} -o {name} -j ACCEPT"));
+                rules.push(format!("-d {net} -i {name} -j ACCEPT"));
+                rules.push(format!("-s {net} -o {name} -j ACCEPT"));
+            } else {
+                rules.push(format!("-i {name} -j ACCEPT"));
+                rules.push(format!("-o {name} -j ACCEPT"));
             }
         }
+        rules
     }
-    if table == Table::Mangle {
-        let of_family = |b: &&Bridge| b.isolated && b.flannel.iter().any(|n| Family::of(n) == family);
-        let isolated: Vec<_> = rules.bridges.iter().filter(of_family).map(|b| &b.name).collect();
+
+    fn internal(&self, family: Family) -> Vec<String> {
+        let mut rules = Vec::new();
+        for (Bridge { name, .. }, net) in self.of(family).filter(|(bridge, _)| bridge.internal) {
+            // Neighbour discovery between two containers has addresses outside the network.
+            rules.push(format!("-i {name} -o {name} -j RETURN"));
+            rules.push(format!("! -d {net} -i {name} -j DROP"));
+            rules.push(format!("! -s {net} -o {name} -j DROP"));
+        }
+        rules
+    }
+
+    fn isolation(&self, family: Family) -> Vec<String> {
+        let has_family = |bridge: &&Bridge| bridge.flannel.iter().any(|net| Family::of(net) == family);
+        let isolated: Vec<_> = self.bridges.iter().filter(|b| b.isolated).filter(has_family).map(|b| &b.name).collect();
+        let mut rules = Vec::new();
         if !isolated.is_empty() {
-            // A port published there is meant for everybody.
-            line(format_args!("-A {chain} -m conntrack --ctstate DNAT -j RETURN"));
+            // A published port is meant for everybody.
+            rules.push("-m conntrack --ctstate DNAT -j RETURN".to_owned());
         }
         for name in isolated {
-            line(format_args!("-A {chain} -i {name} -o {name} -j RETURN"));
-            line(format_args!("-A {chain} -i {BRIDGES} -o {name} -j DROP"));
-            line(format_args!("-A {chain} -i {name} -o {BRIDGES} -j DROP"));
-            line(format_args!("-A {chain} -i {GWBRIDGE} -o {name} -j DROP"));
+            rules.push(format!("-i {name} -o {name} -j RETURN"));
+            rules.push(format!("-i {BRIDGES} -o {name} -j DROP"));
+            rules.push(format!("-i {name} -o {BRIDGES} -j DROP"));
+            rules.push(format!("-i {GWBRIDGE} -o {name} -j DROP"));
         }
-    }
-    if jump {
-        line(format_args!("-A FORWARD -j {chain}"));
-    }
-    text.push_str("COMMIT\n");
-    text
-}
-
-/// The tables our chain is in.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Table {
-    /// Where FORWARD's policy is.
-    Filter,
-    /// Where `--internal` is enforced.
-    Mangle,
-}
-
-impl Table {
-    /// Both.
-    pub const ALL: [Self; 2] = [Self::Filter, Self::Mangle];
-
-    /// As iptables calls it.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Filter => "filter",
-            Self::Mangle => "mangle",
-        }
+        rules
     }
 }
 
@@ -161,8 +144,8 @@ mod tests {
         Bridge { name: IfName::new(name).unwrap(), internal, isolated: false, flannel }
     }
 
-    fn two() -> RuleSet {
-        RuleSet {
+    fn two() -> BridgeRules {
+        BridgeRules {
             bridges: vec![
                 bridge("fl-aaa", false, &["10.5.0.0/16"]),
                 bridge("fl-bbb", true, &["10.5.0.0/16", "fd00:5::/48"]),
@@ -172,9 +155,9 @@ mod tests {
 
     #[test]
     fn accepts_bridges_and_keeps_internal_ones_inside() {
-        let filter = render(&two(), Family::V4, Table::Filter, "FLANNEL-DOCKER", true);
+        let [filter, mangle] = two().chains(Family::V4, "FLANNEL-DOCKER");
         assert_eq!(
-            filter,
+            filter.render(),
             "*filter\n:FLANNEL-DOCKER - [0:0]\n\
              -A FLANNEL-DOCKER -i fl-aaa -j ACCEPT\n-A FLANNEL-DOCKER -o fl-aaa -j ACCEPT\n\
              -A FLANNEL-DOCKER -i fl-bbb -o fl-bbb -j ACCEPT\n\
@@ -182,12 +165,15 @@ mod tests {
              -A FLANNEL-DOCKER -s 10.5.0.0/16 -o fl-bbb -j ACCEPT\n\
              -A FORWARD -j FLANNEL-DOCKER\nCOMMIT\n"
         );
-        let mangle = render(&two(), Family::V6, Table::Mangle, "FLANNEL-DOCKER", false);
+        assert!(mangle.render().contains("-A FLANNEL-DOCKER ! -d 10.5.0.0/16 -i fl-bbb -j DROP"));
+        let [_, mangle] = two().chains(Family::V6, "FLANNEL-DOCKER");
         assert_eq!(
-            mangle,
-            "*mangle\n:FLANNEL-DOCKER - [0:0]\n-A FLANNEL-DOCKER -i fl-bbb -o fl-bbb -j RETURN\n\
-             -A FLANNEL-DOCKER ! -d fd00:5::/48 -i fl-bbb -j DROP\n\
-             -A FLANNEL-DOCKER ! -s fd00:5::/48 -o fl-bbb -j DROP\nCOMMIT\n"
+            mangle.rules,
+            [
+                "-i fl-bbb -o fl-bbb -j RETURN",
+                "! -d fd00:5::/48 -i fl-bbb -j DROP",
+                "! -s fd00:5::/48 -o fl-bbb -j DROP"
+            ]
         );
     }
 
@@ -196,20 +182,27 @@ mod tests {
         let mut rules = two();
         rules.bridges.swap_remove(1);
         rules.bridges[0].isolated = true;
-        assert!(rules.needs(Family::V4, Table::Mangle) && !rules.needs(Family::V6, Table::Mangle));
+        let [_, mangle] = rules.chains(Family::V4, "C");
         assert_eq!(
-            render(&rules, Family::V4, Table::Mangle, "C", false),
-            "*mangle\n:C - [0:0]\n-A C -m conntrack --ctstate DNAT -j RETURN\n-A C -i fl-aaa -o fl-aaa -j RETURN\n\
-             -A C -i fl-+ -o fl-aaa -j DROP\n-A C -i fl-aaa -o fl-+ -j DROP\n\
-             -A C -i docker_gwbridge -o fl-aaa -j DROP\nCOMMIT\n"
+            mangle.rules,
+            [
+                "-m conntrack --ctstate DNAT -j RETURN",
+                "-i fl-aaa -o fl-aaa -j RETURN",
+                "-i fl-+ -o fl-aaa -j DROP",
+                "-i fl-aaa -o fl-+ -j DROP",
+                "-i docker_gwbridge -o fl-aaa -j DROP",
+            ]
         );
+        let [_, mangle] = rules.chains(Family::V6, "C");
+        assert_eq!(mangle.rules, Vec::<String>::new());
     }
 
     #[test]
     fn a_table_without_rules_is_not_needed() {
-        let plain = RuleSet { bridges: two().bridges[..1].to_vec() };
-        assert!(plain.needs(Family::V4, Table::Filter) && !plain.needs(Family::V4, Table::Mangle));
-        assert!(!plain.needs(Family::V6, Table::Filter) && two().needs(Family::V6, Table::Mangle));
-        assert!(!RuleSet::default().needs(Family::V4, Table::Filter));
+        let needs = |rules: &BridgeRules, family| rules.chains(family, "C").map(|chain| !chain.rules.is_empty());
+        let plain = BridgeRules { bridges: two().bridges[..1].to_vec() };
+        assert_eq!((needs(&plain, Family::V4), needs(&plain, Family::V6)), ([true, false], [false, false]));
+        assert_eq!((needs(&two(), Family::V4), needs(&two(), Family::V6)), ([true, true], [true, true]));
+        assert_eq!(needs(&BridgeRules::default(), Family::V4), [false, false]);
     }
 }

@@ -8,7 +8,6 @@
 //! the file it writes ([`store::lease`]). What Docker tells us is remembered on disk ([`store`]), and compared with what it and
 //! the kernel have ([`driver::drift`]).
 
-pub mod address;
 pub mod api;
 pub mod docker;
 pub mod doctor;

@@ -60,11 +60,6 @@ pub fn mac_for_all(addresses: &[IpNet]) -> Option<Mac> {
     addresses.first().map(|a| mac_for(a.addr()))
 }
 
-/// FNV-1a: few digits for many bytes, the same in every run and version.
-pub fn digest(bytes: &[u8]) -> u32 {
-    bytes.iter().fold(0x811c_9dc5, |hash, byte| (hash ^ u32::from(*byte)).wrapping_mul(0x0100_0193))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -1,4 +1,4 @@
-//! The way out, and the ports, of networks with `-o flannel.gateway=true`.
+//! Egress and published ports of networks with `-o flannel.gateway=true`.
 //!
 //! On such a network a container has no second interface on `docker_gwbridge`, so what Docker does there is done here:
 //! what leaves the flannel network is masqueraded, and a published port is translated to its container's address.
@@ -8,17 +8,16 @@
 //!   the host's own services there; what claims to come from or go to 127.0.0.0/8 on a bridge is dropped.
 //! - `prerouting` and `output`: packets to an address of the host go through `ports`. 127.0.0.0/8 from outside does not.
 //! - `postrouting`: a translated packet that returns to the bridge it came from (a container that uses a published port
-//!   of its own network) or comes from 127.0.0.1 gets the bridge's address, so that its answer finds the way back
+//!   of its own network) or comes from 127.0.0.1 gets the bridge's address, so that its answer returns
 //!   through the host; what leaves the flannel network gets the host's.
 
-use std::fmt::Write as _;
 use std::net::{IpAddr, SocketAddr};
 
+use flannel_core::filter::nft::{Chain, Table};
 use flannel_core::name::IfName;
 use ipnet::IpNet;
 
 use crate::firewall::Rules;
-use crate::naming;
 use crate::store::port::Port;
 
 pub mod nft;
@@ -27,22 +26,22 @@ pub mod nft;
 const MULTICAST: &str = "224.0.0.0/4";
 const MULTICAST_V6: &str = "ff00::/8";
 
-/// All there is to translate.
+/// Everything to translate.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Nat {
     /// The bridges of networks with a gateway.
-    pub bridges: Vec<Way>,
+    pub bridges: Vec<Egress>,
     /// The published ports.
     pub ports: Vec<Forward>,
 }
 
-/// A bridge by which containers reach everything.
+/// A bridge through which containers reach everything.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Way {
+pub struct Egress {
     /// Its name.
     pub bridge: IfName,
     /// Its own range and the whole flannel network, one a family.
-    pub sides: Vec<(IpNet, IpNet)>,
+    pub ranges: Vec<(IpNet, IpNet)>,
 }
 
 /// A published port.
@@ -88,27 +87,21 @@ impl Forward {
     }
 }
 
-/// A chain of our table.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Chain {
-    /// Its name.
-    pub name: &'static str,
-    /// Where the kernel calls it, and its place among others there; nothing for one that is jumped to.
-    pub hook: Option<(&'static str, i32)>,
-    /// Its rules, in nft's words.
-    pub rules: Vec<String>,
+/// Our table of this name; without bridges it has no chains, and should not exist.
+pub fn table(nat: &Nat, name: &str) -> Table {
+    let chains = if nat.is_empty() { Vec::new() } else { chains(nat) };
+    Table { family: "inet", name: name.to_owned(), chains }
 }
 
-/// All chains of our table.
-pub fn chains(nat: &Nat) -> [Chain; 5] {
+fn chains(nat: &Nat) -> Vec<Chain> {
     let jump = "fib daddr type local jump ports".to_owned();
     let mut guard = Vec::new();
     let mut postrouting = Vec::new();
-    for Way { bridge, sides } in &nat.bridges {
+    for Egress { bridge, ranges } in &nat.bridges {
         guard.push(format!("iifname \"{bridge}\" ip daddr 127.0.0.0/8 drop"));
         guard.push(format!("iifname \"{bridge}\" ip saddr 127.0.0.0/8 drop"));
         postrouting.push(format!("oifname \"{bridge}\" ip saddr 127.0.0.0/8 masquerade"));
-        for (pool, flannel) in sides {
+        for (pool, flannel) in ranges {
             let (ip, multicast) = match pool {
                 IpNet::V4(_) => ("ip", MULTICAST),
                 IpNet::V6(_) => ("ip6", MULTICAST_V6),
@@ -120,47 +113,22 @@ pub fn chains(nat: &Nat) -> [Chain; 5] {
         }
     }
     let chain = |name, hook, rules| Chain { name, hook, rules };
-    [
-        chain("guard", Some(("type filter hook prerouting", -300)), guard),
+    vec![
+        chain("guard", Some("type filter hook prerouting priority -300; policy accept;"), guard),
         chain("ports", None, nat.ports.iter().filter_map(Forward::rule).collect()),
         chain(
             "prerouting",
-            Some(("type nat hook prerouting", -100)),
+            Some("type nat hook prerouting priority -100; policy accept;"),
             vec!["ip daddr 127.0.0.0/8 return".to_owned(), jump.clone()],
         ),
         // The kernel does not let such packets leave the host; our own listener takes them.
-        chain("output", Some(("type nat hook output", -100)), vec!["ip6 daddr ::1 return".to_owned(), jump]),
-        chain("postrouting", Some(("type nat hook postrouting", 100)), postrouting),
+        chain(
+            "output",
+            Some("type nat hook output priority -100; policy accept;"),
+            vec!["ip6 daddr ::1 return".to_owned(), jump],
+        ),
+        chain("postrouting", Some("type nat hook postrouting priority 100; policy accept;"), postrouting),
     ]
-}
-
-/// A rule's comment: by it a listed rule is known again, whatever words another version of nft has for it.
-pub fn mark(rule: &str) -> String {
-    format!("{:08x}", naming::digest(rule.as_bytes()))
-}
-
-/// The input for `nft -f -`: our table, emptied and filled; without rules only emptied and removed.
-pub fn render(nat: &Nat, table: &str) -> String {
-    // Made first, since only what is there can be deleted.
-    let mut text = format!("table inet {table}\ndelete table inet {table}\n");
-    if nat.is_empty() {
-        return text;
-    }
-    // Writing into a String can't fail.
-    let mut line = |l: std::fmt::Arguments<'_>| writeln!(text, "{l}").expect("a String takes every write");
-    line(format_args!("table inet {table} {{"));
-    for Chain { name, hook, rules } in chains(nat) {
-        line(format_args!("chain {name} {{"));
-        if let Some((hook, priority)) = hook {
-            line(format_args!("{hook} priority {priority}; policy accept;"));
-        }
-        for rule in &rules {
-            line(format_args!("{rule} comment \"{}\"", mark(rule)));
-        }
-        line(format_args!("}}"));
-    }
-    line(format_args!("}}"));
-    text
 }
 
 #[cfg(test)]
@@ -190,14 +158,14 @@ mod tests {
 
     #[test]
     fn one_table_is_replaced_whole_and_without_bridges_removed() {
-        let way = Way {
+        let egress = Egress {
             bridge: IfName::new("fl-aaa").unwrap(),
-            sides: vec![("10.5.72.0/24".parse().unwrap(), "10.5.0.0/16".parse().unwrap())],
+            ranges: vec![("10.5.72.0/24".parse().unwrap(), "10.5.0.0/16".parse().unwrap())],
         };
         let port = Port { proto: Proto::Udp, container: 53, host_ip: None, host: 5353 };
         let forward = Forward { port, to: "10.5.72.2".parse().unwrap(), localnet: true };
-        let text = render(&Nat { bridges: vec![way], ports: vec![forward] }, "t");
-        assert!(text.starts_with("table inet t\ndelete table inet t\ntable inet t {\n"), "{text}");
+        let text = table(&Nat { bridges: vec![egress], ports: vec![forward] }, "t").render();
+        assert!(text.starts_with("add table inet t\ndelete table inet t\ntable inet t {\n"), "{text}");
         for part in [
             "iifname \"fl-aaa\" ip daddr 127.0.0.0/8 drop",
             "meta nfproto ipv4 udp dport 5353 dnat ip to 10.5.72.2:53",
@@ -206,6 +174,6 @@ mod tests {
         ] {
             assert!(text.contains(part), "{part}: {text}");
         }
-        assert_eq!(render(&Nat::default(), "t"), "table inet t\ndelete table inet t\n");
+        assert_eq!(table(&Nat::default(), "t").render(), "add table inet t\ndelete table inet t\n");
     }
 }

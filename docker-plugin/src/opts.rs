@@ -156,7 +156,7 @@ impl Opts {
             return CHAIN.to_owned();
         }
         // Short, since iptables allows 28 characters.
-        format!("{CHAIN}-{:08x}", crate::naming::digest(self.state_dir.as_os_str().as_encoded_bytes()))
+        format!("{CHAIN}-{:08x}", flannel_core::filter::digest(self.state_dir.as_os_str().as_encoded_bytes()))
     }
 }
 

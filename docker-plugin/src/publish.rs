@@ -8,7 +8,7 @@ use std::net::IpAddr;
 use flannel_core::name::IfName;
 
 use crate::naming;
-use crate::nat::{Forward, Nat, Way};
+use crate::nat::{Egress, Forward, Nat};
 use crate::store::{Network, State};
 
 pub mod localnet;
@@ -26,12 +26,12 @@ pub fn nat(state: &State, localnet: impl Fn(&IfName) -> bool) -> Nat {
                 nat.ports.extend(endpoint.ports.iter().map(|port| Forward { port: *port, to, localnet }));
             }
         }
-        nat.bridges.push(Way { sides: sides(network), bridge });
+        nat.bridges.push(Egress { ranges: ranges(network), bridge });
     }
     nat
 }
 
-fn sides(network: &Network) -> Vec<(ipnet::IpNet, ipnet::IpNet)> {
+fn ranges(network: &Network) -> Vec<(ipnet::IpNet, ipnet::IpNet)> {
     let pairs = network.subnets.iter().filter_map(|subnet| {
         let side = network.lease.iter().find(|side| side.network.contains(&subnet.pool))?;
         Some((subnet.pool, side.network))

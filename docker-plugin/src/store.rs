@@ -14,9 +14,11 @@ use serde::Deserialize;
 use tracing::{error, warn};
 
 use crate::error::Error;
+use copies::{Batch, Copies};
 use state::VERSION;
 pub use state::{Endpoint, Network, State, Subnet, WITHOUT_IPAM};
 
+mod copies;
 pub mod lease;
 pub mod pool;
 pub mod port;
@@ -28,18 +30,18 @@ const FILE: &str = "state.json";
 /// The state with its file.
 #[derive(Debug)]
 pub struct Store {
-    path: Arc<Path>,
-    shared: Mutex<Shared>,
-    written: tokio::sync::Mutex<u64>,
+    file: Arc<StateFile>,
     lost: bool,
-    // Held as long as the process lives: two writers would undo each other's work.
+    // Locked for the process's lifetime: two writers would overwrite each other's changes.
     _lock: File,
 }
 
 #[derive(Debug)]
-struct Shared {
-    state: State,
-    generation: u64,
+struct StateFile {
+    path: PathBuf,
+    copies: Mutex<Copies>,
+    /// Held while the file is written.
+    writing: tokio::sync::Mutex<()>,
 }
 
 impl Store {
@@ -72,8 +74,9 @@ impl Store {
         let mut state = read.unwrap_or_default();
         // Docker gives up a network whose creation we did not see the end of.
         state.pools.retain(|_, pool| pool.network.as_ref().is_some_and(|n| state.networks.contains_key(n)));
-        let shared = Mutex::new(Shared { state, generation: 1 });
-        Ok(Self { path: path.into(), shared, written: tokio::sync::Mutex::new(0), lost, _lock: lock })
+        let copies = Mutex::new(Copies::new(state));
+        let file = Arc::new(StateFile { path, copies, writing: tokio::sync::Mutex::default() });
+        Ok(Self { file, lost, _lock: lock })
     }
 
     /// Whether there was no state to read: at the first start, and after it was damaged.
@@ -81,74 +84,60 @@ impl Store {
         self.lost
     }
 
-    /// Looks at the state.
+    /// Reads the state.
     pub fn read<T>(&self, look: impl FnOnce(&State) -> T) -> T {
-        look(&self.lock().state)
+        look(self.file.copies().pending())
     }
 
-    /// Changes the state and has it on the disk before it returns; if that fails, `undo` takes the change back.
-    /// `apply` must leave the state alone when it refuses.
-    pub async fn change<T>(
-        &self,
-        apply: impl FnOnce(&mut State) -> Result<T, Error>,
-        undo: impl FnOnce(&mut State, T),
-    ) -> Result<T, Error> {
-        let (value, generation) = {
-            let mut shared = self.lock();
-            let value = apply(&mut shared.state)?;
-            shared.generation += 1;
-            (value, shared.generation)
-        };
-        if let Err(e) = self.write(generation).await {
-            let mut shared = self.lock();
-            undo(&mut shared.state, value);
-            shared.generation += 1;
-            return Err(e);
-        }
+    /// Changes the state and has it on disk before it returns. If `apply` refuses or the disk does, nothing is changed.
+    pub async fn change<T>(&self, apply: impl FnOnce(&mut State) -> Result<T, Error>) -> Result<T, Error> {
+        let (value, batch) = self.file.copies().change(apply)?;
+        self.write(batch).await?;
         Ok(value)
     }
 
-    /// Takes something out of the state. A disk that refuses does not bring it back: the next write will tell.
-    pub async fn forget<T>(&self, apply: impl FnOnce(&mut State) -> T) -> T {
-        let (value, generation) = {
-            let mut shared = self.lock();
-            let before = shared.state.clone();
-            let value = apply(&mut shared.state);
-            if shared.state == before {
-                return value;
-            }
-            shared.generation += 1;
-            (value, shared.generation)
-        };
-        if let Err(e) = self.write(generation).await {
+    /// Removes something from the state. A failed write does not bring it back: the next one covers it.
+    pub async fn forget<T>(&self, apply: impl Fn(&mut State) -> T) -> T {
+        let (value, batch) = self.file.copies().remove(apply);
+        if let Some(batch) = batch
+            && let Err(e) = self.write(batch).await
+        {
             error!("{e}");
         }
         value
     }
 
-    async fn write(&self, generation: u64) -> Result<(), Error> {
-        let mut written = self.written.lock().await;
-        if *written >= generation {
-            return Ok(());
+    /// Waits until the batch is written, by whichever call writes it.
+    async fn write(&self, batch: Arc<Batch>) -> Result<(), Error> {
+        let file = Arc::clone(&self.file);
+        // A caller that gives up must not leave a write half accounted for.
+        let written = tokio::spawn(async move { file.write(&batch).await }).await;
+        written.unwrap_or_else(|e| Err(Error::State(format!("state file: {e}"))))
+    }
+}
+
+impl StateFile {
+    async fn write(self: &Arc<Self>, batch: &Batch) -> Result<(), Error> {
+        let _one_at_a_time = self.writing.lock().await;
+        if let Some(outcome) = batch.outcome() {
+            return outcome;
         }
-        let (bytes, newest) = {
-            let shared = self.lock();
-            let bytes = serde_json::to_vec_pretty(&shared.state);
-            (bytes.map_err(|e| Error::State(format!("state: {e}")))?, shared.generation)
-        };
-        let path = Arc::clone(&self.path);
-        let result = tokio::task::spawn_blocking(move || files::replace(&path, &bytes, files::PUBLIC)).await;
-        let result = result.unwrap_or_else(|e| Err(io::Error::other(e)));
-        result.map_err(|e| {
+        let state = self.copies().begin_write();
+        let file = Arc::clone(self);
+        let replaced = tokio::task::spawn_blocking(move || {
+            let bytes = serde_json::to_vec_pretty(&*state)?;
+            files::replace(&file.path, &bytes, files::PUBLIC)
+        });
+        let outcome = replaced.await.unwrap_or_else(|e| Err(io::Error::other(e))).map_err(|e| {
             let path = self.path.display();
-            Error::State(format!("state file {path} can't be written: {e}; free the disk, or make it writable"))
-        })?;
-        *written = newest;
-        Ok(())
+            Error::State(format!("cannot write state file {path}: {e}; free disk space, or make it writable"))
+        });
+        self.copies().end_write(outcome.clone());
+        outcome
     }
 
-    fn lock(&self) -> MutexGuard<'_, Shared> {
-        self.shared.lock().unwrap_or_else(PoisonError::into_inner)
+    fn copies(&self) -> MutexGuard<'_, Copies> {
+        self.copies.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

@@ -1,8 +1,8 @@
-//! The tables of docs/docker-contract.md name the tests that prove each row: every name must be a test's.
+//! The tables of docs/reference/docker-contract.md name the tests that prove each row: every name must be a test's.
 
 use std::path::{Path, PathBuf};
 
-const TABLE: &str = include_str!("../../docs/docker-contract.md");
+const TABLE: &str = include_str!("../../docs/reference/docker-contract.md");
 
 /// The files a name like `driver::pools` may mean.
 fn files(place: &[&str]) -> Vec<PathBuf> {

@@ -1,9 +1,9 @@
-//! The restart matrix in docs/docker.md names the test of each row, and each restart test has its row.
+//! The restart matrix in docs/reference/docker.md names the test of each row, and each restart test has its row.
 
 use std::collections::BTreeSet;
 use std::path::Path;
 
-const DOCUMENT: &str = include_str!("../../docs/docker.md");
+const DOCUMENT: &str = include_str!("../../docs/reference/docker.md");
 
 /// The last cells of the rows below "## Restarts".
 fn named() -> BTreeSet<String> {

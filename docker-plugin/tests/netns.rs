@@ -2,10 +2,11 @@
 
 use std::future::Future;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
 
 use flannel_core::name::IfName;
 use flannel_docker::firewall::iptables::Iptables;
-use flannel_docker::firewall::{Bridge, Firewall as _, RuleSet};
+use flannel_docker::firewall::{Bridge, BridgeRules, Firewall as _, Guard};
 use flannel_docker::links::netlink::Netlink;
 use flannel_docker::links::{BridgeSpec, CableSpec, HostRoute, LinkError, Links as _, Owned};
 use ipnet::IpNet;
@@ -213,8 +214,8 @@ fn sees_the_routes_docker_sees() {
     });
 }
 
-fn rules(internal: bool, flannel: &[&str]) -> RuleSet {
-    RuleSet {
+fn rules(internal: bool, flannel: &[&str]) -> BridgeRules {
+    BridgeRules {
         bridges: vec![Bridge { name: name("fl-111111111111"), internal, isolated: false, flannel: nets(flannel) }],
     }
 }
@@ -230,8 +231,8 @@ fn rules_are_put_in_once_and_taken_out_whole() {
         sh("iptables", &["-A", "FORWARD", "-s", "192.0.2.1", "-j", "DROP"]);
         let before = sh("iptables-save", &["-t", "filter"]).lines().filter(|l| l.starts_with('-')).count();
         let plain = rules(false, &["10.5.0.0/16"]);
-        for _ in 0..3 {
-            firewall.apply(&plain).await.unwrap();
+        for changed in [true, false, false] {
+            assert_eq!(firewall.apply(&plain).await, Ok(changed));
         }
         assert_eq!(
             shown("iptables", "filter"),
@@ -244,15 +245,81 @@ fn rules_are_put_in_once_and_taken_out_whole() {
         assert!(shown("iptables", "mangle").contains("! -d 10.5.0.0/16 -i fl-111111111111 -j DROP"));
         assert!(shown("ip6tables", "mangle").contains("! -s fd00:5::/48 -o fl-111111111111 -j DROP"));
         assert!(shown("iptables", "filter").contains("-d 10.5.0.0/16 -i fl-111111111111 -j ACCEPT"));
-        // Flushed by a foreign hand.
+        // Flushed by another program.
         sh("iptables", &["-F", "FORWARD"]);
         firewall.apply(&plain).await.unwrap();
         assert!(shown("iptables", "filter").contains("-A FORWARD -j FLANNEL-DOCKER"));
         assert_eq!(shown("iptables", "mangle") + &shown("ip6tables", "filter") + &shown("ip6tables", "mangle"), "");
 
         sh("iptables", &["-A", "FORWARD", "-s", "192.0.2.1", "-j", "DROP"]);
-        firewall.apply(&RuleSet::default()).await.unwrap();
+        firewall.apply(&BridgeRules::default()).await.unwrap();
         let after = sh("iptables-save", &["-t", "filter"]).lines().filter(|l| l.starts_with('-')).count();
         assert_eq!((before, shown("iptables", "filter").as_str()), (after, ""));
+    });
+}
+
+fn guarded() -> (Guard, BridgeRules) {
+    (Guard::start(Iptables::new("FLANNEL-DOCKER".to_owned())), rules(false, &["10.5.0.0/16"]))
+}
+
+async fn until(what: &str, limit: Duration, mut holds: impl FnMut() -> bool) {
+    let deadline = tokio::time::Instant::now() + limit;
+    let mut step = tokio::time::interval(Duration::from_millis(10));
+    while !holds() {
+        assert!(tokio::time::Instant::now() < deadline, "{what}: not within {limit:?}");
+        step.tick().await;
+    }
+}
+
+/// The periodic check comes after half a minute; the kernel announces the change.
+#[test]
+fn a_flush_is_repaired_at_once() {
+    in_namespace(|| async {
+        let (guard, rules) = guarded();
+        guard.set(|| rules).await.unwrap();
+        let intact = || {
+            let saved = sh("iptables-save", &["-t", "filter"]);
+            saved.contains("-A FORWARD -j FLANNEL-DOCKER\n") && saved.contains("-o fl-111111111111 -j ACCEPT")
+        };
+        assert!(intact());
+        for damage in [&["iptables", "-F"][..], &["iptables", "-F", "FLANNEL-DOCKER"], &["nft", "flush", "ruleset"]] {
+            sh(damage[0], &damage[1..]);
+            until(&damage.join(" "), Duration::from_secs(2), intact).await;
+        }
+    });
+}
+
+/// Another program removes the rules whenever it sees them: five repairs at once, then one in five seconds.
+#[test]
+fn a_fight_over_the_rules_has_a_bounded_rate() {
+    in_namespace(|| async {
+        let (guard, rules) = guarded();
+        guard.set(|| rules).await.unwrap();
+        let (mut removed, until) = (0, tokio::time::Instant::now() + Duration::from_secs(4));
+        let mut step = tokio::time::interval(Duration::from_millis(10));
+        while tokio::time::Instant::now() < until {
+            if sh("iptables-save", &["-t", "filter"]).contains("-i fl-111111111111 -j ACCEPT") {
+                sh("iptables", &["-F", "FLANNEL-DOCKER"]);
+                removed += 1;
+            }
+            step.tick().await;
+        }
+        assert!((3..=7).contains(&removed), "{removed} times in 4 s");
+    });
+}
+
+/// What iptables cannot show is no reason to add rules once more.
+#[test]
+fn an_incompatible_table_is_reported_and_left_alone() {
+    in_namespace(|| async {
+        let firewall = Iptables::new("FLANNEL-DOCKER".to_owned());
+        let plain = rules(false, &["10.5.0.0/16"]);
+        firewall.apply(&plain).await.unwrap();
+        sh("nft", &["add", "rule", "ip", "filter", "FORWARD", "meta", "mark", "set", "5"]);
+        let before = sh("nft", &["list", "ruleset"]);
+        for _ in 0..2 {
+            firewall.apply(&plain).await.unwrap_err();
+        }
+        assert_eq!(sh("nft", &["list", "ruleset"]), before);
     });
 }

@@ -26,7 +26,7 @@ flannel-lab: hosts with flannel between them, on one machine; to see it, to try 
       [--backend B,B] [--jobs N] [--json FILE] [--upgrade-to FLANNELD]      flannel-lab fault list names them
   flannel-lab bench                    throughput of each backend beside the bare underlay
   flannel-lab report [--out FILE]      one HTML page of what matrix, fault and bench have found
-  flannel-lab failures [--out FILE]    the same faults as docs/failure-matrix.md tells them
+  flannel-lab failures [--out FILE]    the same faults as docs/reference/failure-matrix.md tells them
   flannel-lab topologies               the ready topologies
   flannel-lab compose [TOPOLOGY]       the compose file that `up` makes of one, for compose by hand
   flannel-lab serve                    the other end of every trial, in this very place, until it is killed

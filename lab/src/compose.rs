@@ -139,7 +139,7 @@ impl Project {
             "image": format!("flannel-lab-host:{}", self.tag),
             "hostname": host.name,
             "depends_on": ["etcd"],
-            // What --privileged would give, less what some machines cannot give: docs/lab.md.
+            // What --privileged would give, less what some machines cannot give: docs/how-to/run-the-lab.md.
             "cap_add": ["ALL"],
             "cap_drop": ["SYS_RESOURCE"],
             "security_opt": ["seccomp:unconfined", "apparmor:unconfined"],

@@ -4,7 +4,7 @@
 //! Docker hosts as containers:
 //!
 //! A **lab** is an etcd and some **hosts** on one underlay network. A host is a container with two dockerds in it
-//! (docs/lab.md): the early one runs the `flannel` image, the main one runs **workloads** on flannel networks. The
+//! (docs/how-to/run-the-lab.md): the early one runs the `flannel` image, the main one runs **workloads** on flannel networks. The
 //! binary `flannel-lab` makes a lab by compose and checks it; the end-to-end tests make the same hosts by
 //! testcontainers and check them with the same code.
 //!

@@ -2,9 +2,11 @@
 
 use ipnet::IpNet;
 
-use crate::config::{Range, from_bits, to_bits};
+use crate::config::Range;
+use crate::family::Family;
+use crate::net::{from_bits, to_bits};
 
-/// Among how many free subnets one is drawn, as upstream does (contract, section 2.4): few enough that the range
+/// Among how many free subnets one is drawn, as upstream does (docs/upstream.md, section 2.4): few enough that the range
 /// fills from its start, many enough that hosts starting at once seldom draw the same.
 const DRAW_FROM: usize = 100;
 
@@ -40,7 +42,7 @@ pub fn pick(range: &Range, taken: impl IntoIterator<Item = IpNet>, rng: &mut fas
         base = next;
     }
     let base = *free.get(rng.usize(0..free.len().max(1)))?;
-    IpNet::new(from_bits(base, range.network), range.subnet_len).ok()
+    IpNet::new(from_bits(base, Family::of(range.network)), range.subnet_len).ok()
 }
 
 #[cfg(test)]
@@ -98,7 +100,7 @@ mod tests {
             let range = range(r#"{"Network":"10.5.0.0/22","SubnetLen":26}"#);
             let taken: Vec<IpNet> = taken
                 .into_iter()
-                .map(|(offset, len)| IpNet::new(from_bits(0x0a05_0000 + u128::from(offset), range.network), len).unwrap().trunc())
+                .map(|(offset, len)| IpNet::new(from_bits(0x0a05_0000 + u128::from(offset), Family::V4), len).unwrap().trunc())
                 .collect();
             let free: Vec<IpNet> = range
                 .network

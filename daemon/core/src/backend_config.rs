@@ -1,7 +1,7 @@
 //! The `Backend` object of the config: which backend, and its options.
 //!
 //! Each backend's options are read by a file of their own below; the table of backends is the daemon's. Source of
-//! names, defaults and limits: contract, section 5. Keys match in any case, unknown ones are ignored, the type compares
+//! names, defaults and limits: docs/upstream.md, section 5. Keys match in any case, unknown ones are ignored, the type compares
 //! without case.
 
 use crate::json::Object;

@@ -1,12 +1,14 @@
 //! The network's config, the JSON under `<prefix>/config` in etcd.
 //!
-//! Rules and defaults: contract, section 2.3. Unlike upstream, every mistake is reported at once.
+//! Rules and defaults: docs/upstream.md, section 2.3. Unlike upstream, every mistake is reported at once.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
+use crate::family::Family;
 use crate::json::Object;
+use crate::net::{from_bits, to_bits};
 
 /// The config, checked and complete.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -52,36 +54,36 @@ pub struct BadConfig {
     pub fatal: bool,
 }
 
-/// How the two families' keys and limits differ; everything else is one code for both.
-struct Family {
+/// The keys and limits of one family; everything else is the same for both.
+struct Keys {
+    family: Family,
     network: &'static str,
     len: &'static str,
     min: &'static str,
     max: &'static str,
-    bits: u8,
     /// A network at most this long gives subnets of `usual`; a longer one, of its own length + 2.
     roomy: u8,
     usual: u8,
     example: &'static str,
 }
 
-const V4: Family = Family {
+const V4: Keys = Keys {
+    family: Family::V4,
     network: "Network",
     len: "SubnetLen",
     min: "SubnetMin",
     max: "SubnetMax",
-    bits: 32,
     roomy: 22,
     usual: 24,
     example: "10.5.0.0/16",
 };
 
-const V6: Family = Family {
+const V6: Keys = Keys {
+    family: Family::V6,
     network: "IPv6Network",
     len: "IPv6SubnetLen",
     min: "IPv6SubnetMin",
     max: "IPv6SubnetMax",
-    bits: 128,
     roomy: 62,
     usual: 64,
     example: "fd00:5::/48",
@@ -125,7 +127,7 @@ fn noted<T>(mistakes: &mut Vec<String>, mistake: String) -> Option<T> {
     None
 }
 
-impl Family {
+impl Keys {
     fn range(&self, object: &Object<'_>, mistakes: &mut Vec<String>) -> Option<Range> {
         let network = self.network(object).unwrap_or_else(|e| noted(mistakes, e));
         let len = object
@@ -136,9 +138,9 @@ impl Family {
         let max = self.address(object, self.max).unwrap_or_else(|e| noted(mistakes, e));
         let network = network?;
         let subnet_len = self.subnet_len(network, len).unwrap_or_else(|e| noted(mistakes, e))?;
-        let one = 1u128 << (self.bits - subnet_len);
+        let one = 1u128 << (self.family.bits() - subnet_len);
         let mut bound = |name: &str, given: Option<IpAddr>, default: u128| -> IpAddr {
-            let Some(ip) = given else { return from_bits(default, network) };
+            let Some(ip) = given else { return from_bits(default, self.family) };
             if !network.contains(&ip) {
                 mistakes.push(format!("{name} {ip} lies outside {} {network}", self.network));
             } else if !to_bits(ip).is_multiple_of(one) {
@@ -155,35 +157,31 @@ impl Family {
         let missing = || format!("{} is missing: set it, for example to {:?}", self.network, self.example);
         let text: Option<String> = object.get(self.network, "a network in CIDR form")?;
         let text = text.filter(|t| !t.is_empty()).ok_or_else(missing)?;
-        let network = match self.bits {
-            32 => text.parse().map(|n: Ipv4Net| IpNet::V4(n.trunc())).ok(),
-            _ => text.parse().map(|n: Ipv6Net| IpNet::V6(n.trunc())).ok(),
+        let network = match self.family {
+            Family::V4 => text.parse().map(|n: Ipv4Net| IpNet::V4(n.trunc())).ok(),
+            Family::V6 => text.parse().map(|n: Ipv6Net| IpNet::V6(n.trunc())).ok(),
         };
         let name = self.network;
         let network =
-            network.ok_or_else(|| format!("{name} {text:?} is no network in CIDR form like {}", self.example))?;
+            network.ok_or_else(|| format!("{name} {text:?} is not a network in CIDR form like {}", self.example))?;
         if network.prefix_len() == 0 { Err(missing()) } else { Ok(Some(network)) }
     }
 
     fn address(&self, object: &Object<'_>, name: &str) -> Result<Option<IpAddr>, String> {
         let Some(raw) = object.raw(name) else { return Ok(None) };
         let not =
-            || format!("{name} is {raw}, which is no IPv{} address: leave {name} out for its default", self.version());
+            || format!("{name} is {raw}, which is not an {} address: leave {name} out for its default", self.family);
         let text: Option<String> = object.get(name, "an address").map_err(|_| not())?;
         let text = text.ok_or_else(not)?;
-        let ip = match self.bits {
-            32 => text.parse::<Ipv4Addr>().map(IpAddr::V4),
-            _ => text.parse::<Ipv6Addr>().map(IpAddr::V6),
+        let ip = match self.family {
+            Family::V4 => text.parse::<Ipv4Addr>().map(IpAddr::V4),
+            Family::V6 => text.parse::<Ipv6Addr>().map(IpAddr::V6),
         };
         ip.map(|ip| Some(ip).filter(|ip| !ip.is_unspecified())).map_err(|_| not())
     }
 
-    fn version(&self) -> u8 {
-        if self.bits == 32 { 4 } else { 6 }
-    }
-
     fn subnet_len(&self, network: IpNet, given: Option<u8>) -> Result<Option<u8>, String> {
-        let (prefix, longest) = (network.prefix_len(), self.bits - 2);
+        let (prefix, longest) = (network.prefix_len(), self.family.bits() - 2);
         let name = self.len;
         match given {
             Some(len) if len > longest => {
@@ -201,23 +199,6 @@ impl Family {
             None if prefix <= self.roomy => Ok(Some(self.usual)),
             None => Ok(Some(prefix + 2)),
         }
-    }
-}
-
-/// An address as a number.
-pub(crate) fn to_bits(ip: IpAddr) -> u128 {
-    match ip {
-        IpAddr::V4(ip) => ip.to_bits().into(),
-        IpAddr::V6(ip) => ip.to_bits(),
-    }
-}
-
-/// The address of a number, of the same family as `like`.
-pub(crate) fn from_bits(bits: u128, like: IpNet) -> IpAddr {
-    match like {
-        #[expect(clippy::cast_possible_truncation, reason = "numbers of IPv4 addresses have 32 bits")]
-        IpNet::V4(_) => IpAddr::V4(Ipv4Addr::from_bits(bits as u32)),
-        IpNet::V6(_) => IpAddr::V6(Ipv6Addr::from_bits(bits)),
     }
 }
 

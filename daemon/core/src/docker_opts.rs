@@ -1,6 +1,6 @@
 //! Docker's daemon options made of the lease: what upstream's `mk-docker-opts.sh` derives from `subnet.env`.
 //!
-//! Contract, section 8. The options come from variables, those of the environment and, before them, those that
+//! docs/upstream.md, section 8. The options come from variables, those of the environment and, before them, those that
 //! `subnet.env` assigns ([`assignments`]); the result is a file of further assignments that Docker's unit reads:
 //!
 //! ```text

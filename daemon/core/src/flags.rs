@@ -1,7 +1,7 @@
 //! Command-line flags in the syntax of Go's `flag` package, which is upstream's: `-f v`, `--f v`, `-f=v`, `--f=v`.
 //!
 //! A program describes its flags as a table of [`Flag`]s that set fields of its options; the environment can stand in
-//! for any of them (`FLANNELD_` + name in upper case, `-` as `_`). The rules are those of contract, section 1: a
+//! for any of them (`FLANNELD_` + name in upper case, `-` as `_`). The rules are those of docs/upstream.md, section 1: a
 //! boolean never takes a separate word, the first word that is no flag ends the flags, a flag given twice counts
 //! last, the environment counts only where the flag is not given and its value is not empty.
 
@@ -230,7 +230,7 @@ mod tests {
         assert_eq!(read("-iface eth0 --iface=eth1", &[]).unwrap().0.iface, ["eth0", "eth1"]);
     }
 
-    // parity: goldens/cli: `-ip-masq false` sets it and ends the flags.
+    // parity: daemon/tests/vectors/recorded/cli: `-ip-masq false` sets it and ends the flags.
     #[test]
     fn the_first_other_word_ends_the_flags() {
         let (options, left) = read("-ip-masq false -port 3", &[]).unwrap();

@@ -1,6 +1,6 @@
 //! The key of a lease in etcd: `<prefix>/subnets/10.5.14.0-24`, with IPv6 `10.5.14.0-24&fd00:5:0:2e::-64`.
 //!
-//! Source: contract, section 2.1. A lease of IPv6 alone has `0.0.0.0-0` in the place of its IPv4 subnet.
+//! Source: docs/upstream.md, section 2.1. A lease of IPv6 alone has `0.0.0.0-0` in the place of its IPv4 subnet.
 
 use std::fmt;
 use std::str::FromStr;
@@ -57,7 +57,7 @@ impl SubnetKey {
 }
 
 /// The absolute key of `rest` under the user's prefix, as Go's `path.Join` makes it and so as upstream names its keys
-/// (contract, section 2.1): doubled and closing slashes go, `.` and `..` are resolved, no leading slash is added.
+/// (docs/upstream.md, section 2.1): doubled and closing slashes go, `.` and `..` are resolved, no leading slash is added.
 pub fn etcd_key(prefix: &str, rest: &str) -> String {
     let mut parts: Vec<&str> = Vec::new();
     let rooted = prefix.starts_with('/');
@@ -125,7 +125,7 @@ impl fmt::Display for SubnetKey {
 mod tests {
     use super::*;
 
-    // parity: goldens/{vxlan,dualstack-vxlan}/etcd-get-prefix.txt, and the shape upstream gives an IPv6-only lease
+    // parity: daemon/tests/vectors/recorded/{vxlan,dualstack-vxlan}/etcd-get-prefix.txt, and the shape upstream gives an IPv6-only lease
     #[test]
     fn upstreams_keys_round_trip() {
         for text in ["10.5.57.0-24", "10.5.14.0-24&fd00:5:0:2e::-64", "0.0.0.0-0&fd00:5:0:4c::-64"] {
@@ -136,7 +136,7 @@ mod tests {
         assert_eq!(SubnetKey::from_etcd_key("subnets/x10.5.1.0-24"), "10.5.1.0-24".parse());
     }
 
-    // parity: contract, section 2.1
+    // parity: docs/upstream.md, section 2.1
     #[test]
     fn prefixes_are_cleaned_as_upstream_does() {
         for (prefix, key) in [

@@ -1,6 +1,6 @@
 //! A lease as it stands in etcd.
 //!
-//! Source of the format: contract, section 2.2. The value is compact JSON in a fixed order; `PublicIP` and
+//! Source of the format: docs/upstream.md, section 2.2. The value is compact JSON in a fixed order; `PublicIP` and
 //! `PublicIPv6` are always written, the others left out when empty. Reading is as tolerant as Go's.
 
 use std::fmt;
@@ -185,7 +185,7 @@ impl ExtensionData {
 mod tests {
     use super::*;
 
-    // parity: goldens/{vxlan,dualstack-vxlan,host-gw,udp}/etcd-get-prefix.txt
+    // parity: daemon/tests/vectors/recorded/{vxlan,dualstack-vxlan,host-gw,udp}/etcd-get-prefix.txt
     const UPSTREAM: &[&str] = &[
         r#"{"PublicIP":"172.31.77.1","PublicIPv6":null,"BackendType":"vxlan","BackendData":{"VNI":1,"VtepMAC":"7a:3f:56:96:72:2e"}}"#,
         r#"{"PublicIP":"172.31.77.1","PublicIPv6":"fd77::1","BackendType":"vxlan","BackendData":{"VNI":1,"VtepMAC":"7a:3f:56:96:72:2e"},"BackendV6Data":{"VNI":1,"VtepMAC":"f2:9a:32:d2:40:2a"}}"#,

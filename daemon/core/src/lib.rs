@@ -1,19 +1,9 @@
 //! The words and decisions of flannel, without any I/O: no sockets, no files, no clock, no runtime.
 //!
-//! # Glossary
-//! - **network**: the address range of the whole cluster (`Network` in etcd's config).
-//! - **lease**: one host's **subnet** of the network with the **lease attributes** other hosts need to reach it, kept
-//!   in etcd under a key made from the subnet, for 24 hours unless renewed.
-//! - **remote lease**: a lease of another host.
-//! - **backend**: how packets get to the other hosts (vxlan, host-gw, udp, ...).
-//! - **entry**: one thing the kernel (or the udp proxy) must know to reach a remote lease: a route, a neighbour, a
-//!   forwarding-database record, a tunnel.
-//! - **external interface**: the host's interface that carries the traffic between hosts; its address, or the one
-//!   given by `-public-ip`, is the **public IP**.
-//! - **VTEP**: the vxlan tunnel end point, the device `flannel.<VNI>`.
+//! The terms are explained in docs/architecture.md, section "Glossary".
 //!
-//! Numbers of sections ("contract, section 2.3") refer to the description of upstream's behaviour this project was
-//! built from; the facts used are repeated where they are used.
+//! "docs/upstream.md, section 2.3" refers to the description of upstream's behaviour that this project was built from;
+//! `parity:` names the recording of upstream that a test compares with.
 #![forbid(unsafe_code)]
 
 pub mod allocate;
@@ -22,12 +12,14 @@ pub mod config;
 pub mod desired;
 pub mod docker_opts;
 pub mod entry;
+pub mod family;
 pub mod filter;
 pub mod flags;
 mod json;
 pub mod key;
 pub mod lease;
 pub mod name;
+pub mod net;
 pub mod packet;
 pub mod renewal;
 pub mod schedule;

@@ -1,4 +1,4 @@
-//! What the udp backend does to packets; no sockets here. Contract, section 5.2.
+//! What the udp backend does to packets; no sockets here. docs/upstream.md, section 5.2.
 //!
 //! A datagram between hosts holds one whole IPv4 packet. The kernel likes to hand over, and to be handed, many at once:
 //! [`cut`] makes wire packets of what it gives, [`join`] makes one of many of what the wire gives, and [`offload`] is
@@ -135,12 +135,12 @@ mod tests {
         (0..hex.len()).step_by(2).map(|i| u8::from_str_radix(&hex[i..i + 2], 16).unwrap()).collect()
     }
 
-    // parity: goldens/udp-proxy/n1-flannel0.txt: a datagram to an address without lease, and upstream's answer
+    // parity: daemon/tests/vectors/recorded/udp-proxy/n1-flannel0.txt: a datagram to an address without lease, and upstream's answer
     const SENT: &str = "4500 002d 736e 4000 4011 a33d 0a05 1201 0a05 fe09 9c40 270f 0019 4c86 6865 6c6c \
         6f2d 666c 616e 6e65 6c2d 7564 70";
     const ANSWER: &str = "4500 0038 0000 0000 0801 7abb 0a05 1200 0a05 1201 0300 ed10 0000 0000 4500 002d \
         736e 4000 4011 a33d 0a05 1201 0a05 fe09 9c40 270f 0019 4c86";
-    // parity: goldens/udp-proxy: TTL 2 as sent, and TTL 1 as seen behind the first proxy's hop of a TTL 3 packet
+    // parity: daemon/tests/vectors/recorded/udp-proxy: TTL 2 as sent, and TTL 1 as seen behind the first proxy's hop of a TTL 3 packet
     const TTL_3: &str = "4500 002d 0b0f 4000 0311 3ca6 0a05 1201 0a05 0a01 9c40 270f 0019 408f 6865 6c6c \
         6f2d 666c 616e 6e65 6c2d 7564 70";
     const TTL_1: &str = "4500 002d 0b0f 4000 0111 3ea6 0a05 1201 0a05 0a01 9c40 270f 0019 408f 6865 6c6c \

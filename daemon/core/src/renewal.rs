@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-/// How long after a failed renewal the next is tried (contract, section 2.5: upstream's minute), unless the lease is
+/// How long after a failed renewal the next is tried (docs/upstream.md, section 2.5: upstream's minute), unless the lease is
 /// so short that this would be most of it.
 const RETRY: Duration = Duration::from_secs(60);
 

@@ -1,6 +1,6 @@
 //! `subnet.env`: what the daemon tells the host, and what it remembers of its last lease.
 //!
-//! Format (contract, section 3): shell assignments in a fixed order, one a line, each ended by a newline. The daemon
+//! Format (docs/upstream.md, section 3): shell assignments in a fixed order, one a line, each ended by a newline. The daemon
 //! writes it last of all at start-up; Docker start scripts source it, the Docker plugin parses it, and the next start
 //! of the daemon asks for the same subnet.
 
@@ -105,7 +105,7 @@ impl SubnetEnv {
 }
 
 /// The subnets of an earlier run, as the daemon remembers them: whatever of the file can be read, nothing more.
-/// A value of several subnets (a comma list) or one that can't be read counts as absent (contract, section 3).
+/// A value of several subnets (a comma list) or one that can't be read counts as absent (docs/upstream.md, section 3).
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct PreviousSubnets {
     /// `FLANNEL_SUBNET`, host bits cleared.
@@ -192,7 +192,7 @@ mod tests {
         }
     }
 
-    // parity: goldens/vxlan-ipmasq/n1/subnet.env
+    // parity: daemon/tests/vectors/recorded/vxlan-ipmasq/n1/subnet.env
     #[test]
     fn renders_upstreams_bytes() {
         assert_eq!(
@@ -201,7 +201,7 @@ mod tests {
         );
     }
 
-    // parity: goldens/dualstack-vxlan/n1/subnet.env
+    // parity: daemon/tests/vectors/recorded/dualstack-vxlan/n1/subnet.env
     #[test]
     fn renders_both_families_in_upstreams_order() {
         let mut env = example();

@@ -103,7 +103,7 @@ mod tests {
 
     const KEY: &str = "hSDwCYkwp1R0i33ctD73Wg2/Og0mOBr066SpjqqbTmo=";
 
-    // parity: contract, section 2.2
+    // parity: docs/upstream.md, section 2.2
     #[test]
     fn the_lease_byte_for_byte() {
         let data = WireguardData { public_key: KEY.parse().unwrap(), port: Some(51820) };

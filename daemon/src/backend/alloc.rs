@@ -1,4 +1,4 @@
-//! alloc: a lease and nothing else. Contract, section 5.4.
+//! alloc: a lease and nothing else. docs/upstream.md, section 5.4.
 
 use flannel_core::entry::Entry;
 use flannel_core::key::SubnetKey;

@@ -1,4 +1,4 @@
-//! extension: the operator's own commands connect the hosts. Contract, section 5.5.
+//! extension: the operator's own commands connect the hosts. docs/upstream.md, section 5.5.
 //!
 //! The commands are run by `sh -c`, as upstream documents it. What the pre-startup command prints is kept in the lease
 //! and given to the other hosts' commands. The daemon knows nothing of what the commands do, so there are no entries to

@@ -1,4 +1,4 @@
-//! host-gw: a plain route to each subnet through its host, which must be on the same link. Contract, section 5.3.
+//! host-gw: a plain route to each subnet through its host, which must be on the same link. docs/upstream.md, section 5.3.
 
 use std::net::IpAddr;
 

@@ -1,4 +1,4 @@
-//! ipip: IPv4 packets in IPv4 packets by the kernel. Contract, section 5.5.
+//! ipip: IPv4 packets in IPv4 packets by the kernel. docs/upstream.md, section 5.5.
 //!
 //! One device without a remote end; a remote lease is a route through its host's public address, "on link" on the
 //! device, which takes that gateway for the end of the tunnel. With DirectRouting, hosts of the same link get a plain
@@ -13,7 +13,6 @@ use flannel_core::ipnet::IpNet;
 use flannel_core::key::SubnetKey;
 use flannel_core::lease::{BadLease, Lease, LeaseAttrs};
 use flannel_core::name::IfName;
-
 use futures_util::future::LocalBoxFuture;
 
 use super::{Attached, Backend, Context, DevicePattern, Kind, Reach, base, host_gw, setup};

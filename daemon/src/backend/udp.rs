@@ -1,4 +1,4 @@
-//! udp: each IPv4 packet in a datagram of its own, carried by the daemon. Contract, section 5.2.
+//! udp: each IPv4 packet in a datagram of its own, carried by the daemon. docs/upstream.md, section 5.2.
 //!
 //! For hosts whose kernel or network has no vxlan. The TUN device `flannel0` takes the packets of the flannel network;
 //! two threads of its own ([`proxy`]) move them. The device ends with the daemon, unless the service manager
@@ -22,10 +22,10 @@ use flannel_core::ipnet::{IpNet, Ipv4Net};
 use flannel_core::key::SubnetKey;
 use flannel_core::lease::{BadLease, Lease, LeaseAttrs};
 use flannel_core::name::IfName;
-
+use flannel_core::net::without;
 use futures_util::future::LocalBoxFuture;
 
-use super::{Attached, Backend, Context, Kind, Reach, base, without};
+use super::{Attached, Backend, Context, Kind, Reach, base};
 use crate::data_plane::DataPlane;
 use crate::error::Error;
 use crate::kernel::netlink::Netlink;
@@ -194,7 +194,7 @@ impl Attached for Udp {
 
     fn static_entries(&self) -> Vec<Entry> {
         let route = |dst| Entry::Route(Route { dst, via: None, link: self.link, onlink: false });
-        without(self.network.into(), self.subnet.into()).into_iter().map(route).collect()
+        without(&self.network.into(), &self.subnet.into()).into_iter().map(route).collect()
     }
 
     /// Leases of any backend count, as for upstream: their hosts may speak udp all the same.

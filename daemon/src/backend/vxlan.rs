@@ -1,4 +1,4 @@
-//! vxlan: the kernel's tunnels, every destination programmed beforehand. Contract, section 5.1.
+//! vxlan: the kernel's tunnels, every destination programmed beforehand. docs/upstream.md, section 5.1.
 //!
 //! History of the design, as upstream tells it. First the device asked user space for unknown addresses (l2miss,
 //! l3miss), which lost first packets and died with the daemon. Now each remote lease is three permanent entries, made
@@ -15,7 +15,6 @@ use flannel_core::ipnet::IpNet;
 use flannel_core::key::SubnetKey;
 use flannel_core::lease::{BadLease, Lease, LeaseAttrs, VxlanData};
 use flannel_core::name::{IfName, Mac};
-
 use futures_util::future::LocalBoxFuture;
 
 use super::{Attached, Backend, Context, DevicePattern, Kind, Reach, base, host_gw, setup};
@@ -324,7 +323,7 @@ mod tests {
         Vxlan { links, uplink: LinkIndex(2), mtu: 1450, ranges: Vec::new(), direct }
     }
 
-    /// parity: goldens/dualstack-vxlan/etcd-get-prefix.txt
+    /// parity: daemon/tests/vectors/recorded/dualstack-vxlan/etcd-get-prefix.txt
     fn lease(key: &str) -> Lease {
         let attrs = LeaseAttrs::from_json(
             r#"{"PublicIP":"172.31.77.2","PublicIPv6":"fd77::2","BackendType":"vxlan","BackendData":{"VNI":1,"VtepMAC":"ee:a3:03:81:c8:12"},"BackendV6Data":{"VNI":1,"VtepMAC":"f6:af:d1:cb:60:a3"}}"#,
@@ -336,7 +335,7 @@ mod tests {
         entries.iter().map(ToString::to_string).collect()
     }
 
-    // parity: goldens/vxlan/n1/{ip-neigh,bridge-fdb,ip-route}.txt
+    // parity: daemon/tests/vectors/recorded/vxlan/n1/{ip-neigh,bridge-fdb,ip-route}.txt
     #[test]
     fn a_lease_is_a_neighbour_a_forwarding_record_and_a_route() {
         let on_link = Reach { v4_on_link: true, v6_on_link: true };
@@ -352,7 +351,7 @@ mod tests {
         assert!(matches!(entries[2], Entry::Route(Route { onlink: true, link: LinkIndex(4), .. })));
     }
 
-    // parity: goldens/dualstack-vxlan/n1/{ip-6-neigh,bridge-fdb,ip-6-route}.txt
+    // parity: daemon/tests/vectors/recorded/dualstack-vxlan/n1/{ip-6-neigh,bridge-fdb,ip-6-route}.txt
     #[test]
     fn both_families_are_connected_where_both_hosts_have_them() {
         let both = [Family::V4, Family::V6];

@@ -1,4 +1,4 @@
-//! wireguard: the kernel's encrypted tunnels. Contract, section 5.5.
+//! wireguard: the kernel's encrypted tunnels. docs/upstream.md, section 5.5.
 //!
 //! A device for each family (mode separate) or one for both. All hosts' devices make a mesh: a remote lease is a peer,
 //! known by its public key, reached at its public address, with its subnets behind it. The routes are the same
@@ -17,11 +17,11 @@ use flannel_core::ipnet::IpNet;
 use flannel_core::key::SubnetKey;
 use flannel_core::lease::{BadLease, Lease, LeaseAttrs};
 use flannel_core::name::IfName;
+use flannel_core::net::without;
 use flannel_core::wireguard::{PublicKey, Secret, WireguardData};
-
 use futures_util::future::LocalBoxFuture;
 
-use super::{Attached, Backend, Context, DevicePattern, Kind, Reach, base, setup, without};
+use super::{Attached, Backend, Context, DevicePattern, Kind, Reach, base, setup};
 use crate::data_plane::DataPlane;
 use crate::error::Error;
 use crate::kernel::netlink::Netlink;
@@ -133,7 +133,7 @@ impl Prepared {
                 kernel.ensure_address(link, base(subnet), range.network).await.map_err(setup("wireguard"))?;
                 addresses.push(base(subnet));
                 let route = |dst| Entry::Route(Route { dst, via: None, link, onlink: false });
-                routes.extend(without(range.network, subnet).into_iter().map(route));
+                routes.extend(without(&range.network, &subnet).into_iter().map(route));
             }
             links.push(Tunnel { link, v4: device.v4, v6: device.v6 });
             self.made.push((link, addresses));

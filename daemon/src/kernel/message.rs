@@ -1,4 +1,4 @@
-//! Entries as messages of rtnetlink and back. Details: contract, section 5.1.
+//! Entries as messages of rtnetlink and back. Details: docs/upstream.md, section 5.1.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 

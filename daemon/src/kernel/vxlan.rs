@@ -129,7 +129,7 @@ impl Netlink {
     }
 }
 
-/// The attributes of contract, section 5.1.
+/// The attributes of docs/upstream.md, section 5.1.
 fn message(spec: &VxlanSpec, mac: Mac) -> LinkMessage {
     let mut builder: LinkMessageBuilder<LinkVxlan> = LinkVxlan::new(spec.name.as_str(), spec.vni)
         .address(mac.0.to_vec())

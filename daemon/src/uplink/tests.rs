@@ -1,4 +1,4 @@
-//! The host of goldens/iface-selection: lo; br7 172.31.99.9/24; eth0 169.254.9.9/16, 172.31.78.3/24, 172.31.78.33/24.
+//! The host of daemon/tests/vectors/recorded/iface-selection: lo; br7 172.31.99.9/24; eth0 169.254.9.9/16, 172.31.78.3/24, 172.31.78.33/24.
 
 use super::*;
 use crate::kernel::host::Address;
@@ -44,7 +44,7 @@ fn pair(name: &str, ip: &str) -> (String, String) {
     (name.into(), ip.into())
 }
 
-// parity: goldens/iface-selection/STEPS.txt
+// parity: daemon/tests/vectors/recorded/iface-selection/STEPS.txt
 #[test]
 fn names_and_addresses_as_upstream() {
     let host = host();
@@ -59,7 +59,7 @@ fn names_and_addresses_as_upstream() {
     assert!(by_value(&host, "203.0.113.1", V4).unwrap_err().starts_with("no interface has this address"));
 }
 
-// parity: goldens/iface-selection/STEPS.txt
+// parity: daemon/tests/vectors/recorded/iface-selection/STEPS.txt
 #[test]
 fn patterns_match_addresses_before_names() {
     let host = host();

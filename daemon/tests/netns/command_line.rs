@@ -70,7 +70,7 @@ fn help_and_version_need_nothing() {
     });
 }
 
-// parity: contract 2.1; the prefix is cleaned as a path is, and gets no leading slash.
+// parity: docs/upstream.md, section 2.1: the prefix is cleaned as a path is, and gets no leading slash.
 #[test]
 fn the_prefix_is_cleaned_as_a_path() {
     Lab::flat(1).unwrap().check(|lab| {

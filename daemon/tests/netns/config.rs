@@ -15,7 +15,7 @@ enum Verdict {
 }
 use Verdict::{Again, Exit, Up};
 
-// parity: goldens/config-validation
+// parity: daemon/tests/vectors/recorded/config-validation
 const VERDICTS: &[(&str, Verdict)] = &[
     (r#"{}"#, Again("Network")),
     (r#"[]"#, Again("JSON")),

@@ -50,7 +50,7 @@ fn routes6_to(host: &Host, net: &str) -> Result<Vec<String>> {
     Ok(host.routes6()?.into_iter().filter(|r| r.starts_with(net)).collect())
 }
 
-// parity: goldens/dualstack-vxlan; FLANNEL_MTU differs on purpose: 1430 is what the IPv6 device has
+// parity: daemon/tests/vectors/recorded/dualstack-vxlan; FLANNEL_MTU differs on purpose: 1430 is what the IPv6 device has
 #[test]
 fn vxlan_has_a_device_for_each_family() {
     dual_lab(2, &config("vxlan", true)).check(|lab| {
@@ -108,7 +108,7 @@ fn vxlan_has_a_device_for_each_family() {
     });
 }
 
-// parity: goldens/dualstack-host-gw
+// parity: daemon/tests/vectors/recorded/dualstack-host-gw
 #[test]
 fn host_gw_routes_both_families() {
     dual_lab(2, &config("host-gw", true)).check(|lab| {
@@ -145,7 +145,7 @@ fn host_gw_routes_both_families() {
     });
 }
 
-// parity: goldens/dualstack-vxlan/n1/ip6tables-save.txt
+// parity: daemon/tests/vectors/recorded/dualstack-vxlan/n1/ip6tables-save.txt
 #[test]
 fn ip6tables_have_the_same_rules() {
     dual_lab(1, &config("alloc", true)).check(|lab| {

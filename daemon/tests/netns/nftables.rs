@@ -19,7 +19,7 @@ fn table(host: &Host) -> Result<Vec<String>> {
     Ok(lines.filter(|line| !line.is_empty() && line != "}").collect())
 }
 
-// parity: goldens/nftables-ipmasq, save for two rules: the mark is compared with its mask, and the fourth has network
+// parity: daemon/tests/vectors/recorded/nftables-ipmasq, save for two rules: the mark is compared with its mask, and the fourth has network
 // and subnet the right way round
 fn expected(subnet: &str) -> Vec<String> {
     [

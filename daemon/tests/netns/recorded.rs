@@ -184,7 +184,7 @@ fn udp_routes_the_network_without_the_own_subnet() {
 /// ```text
 /// h1, h2 on one L2: plain routes        h3 behind the router: vxlan
 /// ```
-// parity: goldens/vxlan-directrouting
+// parity: daemon/tests/vectors/recorded/vxlan-directrouting
 #[test]
 fn vxlan_with_direct_routing_tunnels_only_to_the_far_host() {
     let lab = Lab::new(&[Segment::Near, Segment::Near, Segment::Far]).unwrap();

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use crate::support::*;
 
-// parity: goldens/vxlan-ipmasq, goldens/vxlan-ipmasq-opts
+// parity: daemon/tests/vectors/recorded/vxlan-ipmasq, daemon/tests/vectors/recorded/vxlan-ipmasq-opts
 fn nat(subnet: &str, random: &str) -> Vec<String> {
     let masq = r#"-m comment --comment "flanneld masq""#;
     vec![

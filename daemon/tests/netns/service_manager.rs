@@ -55,7 +55,7 @@ fn state_heartbeat_and_end_are_told() {
         }
         assert!(first.elapsed() >= Duration::from_millis(600), "{:?}", first.elapsed());
         daemon.stop()?;
-        assert!(ear.next_news()?.starts_with("STOPPING=1\nSTATUS=told to end"));
+        assert!(ear.next_news()?.starts_with("STOPPING=1\nSTATUS=shutting down"));
         Ok(())
     });
 }
@@ -76,7 +76,7 @@ fn why_it_ends_is_told_and_without_a_watchdog_there_is_no_heartbeat() {
     });
 }
 
-// parity: goldens/mk-docker-opts, the run with a route in the way.
+// parity: daemon/tests/vectors/recorded/mk-docker-opts, the run with a route in the way.
 #[test]
 fn a_lease_routed_elsewhere_is_told_after_the_file_is_written() {
     Lab::without_etcd(&[Segment::Near]).unwrap().check(|lab| {

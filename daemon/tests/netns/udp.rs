@@ -198,7 +198,7 @@ fn unreachable(tap: &UdpSocket, silence: Duration) -> Option<Vec<u8>> {
 /// that quotes header and 8 bytes.
 ///
 /// Looked at on the device: the kernel drops it as a martian (a source that is its own address), upstream's as well.
-// parity: goldens/udp-proxy
+// parity: daemon/tests/vectors/recorded/udp-proxy
 #[test]
 fn an_unleased_address_is_answered_with_net_unreachable() {
     on_the_wire(|_, wire| {

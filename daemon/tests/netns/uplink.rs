@@ -23,7 +23,7 @@ fn crowded() -> Lab {
     lab
 }
 
-// parity: goldens/iface-selection
+// parity: daemon/tests/vectors/recorded/iface-selection
 #[test]
 fn the_first_choice_that_matches_wins() {
     crowded().check(|lab| {

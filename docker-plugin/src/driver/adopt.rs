@@ -30,8 +30,9 @@ impl<L: Links> Driver<L> {
         let routes = self.links.routes().await?;
         let space = if docker.ipam_driver == "default" { "LocalDefault".to_owned() } else { self.address_space() };
         let request = creation(docker, &space, here, &lease)?;
-        let options = NetworkOptions { flannel, ..NetworkOptions::read(&request.options)? };
-        let mut network = self.read_network(&request, options, &lease, &routes)?;
+        let options = NetworkOptions::read(&request.options)?;
+        let supply = self.supply(flannel.as_ref(), &lease, &routes);
+        let mut network = self.read_network(&request, options, supply)?;
         if docker.ipam_driver == WITHOUT_IPAM {
             WITHOUT_IPAM.clone_into(&mut network.address_space);
         }
@@ -46,7 +47,7 @@ impl<L: Links> Driver<L> {
             if s.networks.contains_key(id) {
                 return Ok(false);
             }
-            self.check_free(s, id, &network, &lease, &routes)?;
+            self.check_free(s, id, &network, supply)?;
             if space == self.address_space() {
                 for (pool_id, pool) in lost_pools(id, &network, docker)? {
                     s.pools.insert(pool_id, pool);
@@ -55,13 +56,7 @@ impl<L: Links> Driver<L> {
             s.networks.insert(id.clone(), network.clone());
             Ok(true)
         };
-        let undo = |s: &mut State, added| {
-            if added {
-                s.networks.remove(id);
-                s.pools.retain(|_, p| p.network.as_deref() != Some(id));
-            }
-        };
-        let added = self.store.change(add, undo).await?;
+        let added = self.store.change(add).await?;
         if added {
             self.ensure_network(id, &network).await?;
             self.replug(id).await?;

@@ -46,14 +46,10 @@ impl<L: Links> Driver<L> {
         let published: Vec<_> = held.iter().map(|h| h.port).collect();
         let put = |s: &mut State| {
             let endpoint = s.networks.get_mut(&network_id).and_then(|n| n.endpoints.get_mut(&endpoint_id));
-            Ok(std::mem::replace(&mut endpoint.ok_or_else(missing)?.ports, published.clone()))
+            endpoint.ok_or_else(missing)?.ports.clone_from(&published);
+            Ok(())
         };
-        let undo = |s: &mut State, before: Vec<Port>| {
-            if let Some(endpoint) = s.networks.get_mut(&network_id).and_then(|n| n.endpoints.get_mut(&endpoint_id)) {
-                endpoint.ports = before;
-            }
-        };
-        self.store.change(put, undo).await?;
+        self.store.change(put).await?;
         self.held().insert(endpoint_id.clone(), held);
         if let Err(reason) = self.order_nat().await {
             self.unpublish(&network_id, &endpoint_id).await;

@@ -1,14 +1,14 @@
 //! CreateEndpoint, Join, Leave, DeleteEndpoint.
 
 use flannel_core::name::Mac;
+use flannel_core::net::without;
 use ipnet::IpNet;
 use tracing::{debug, warn};
 
 use super::Driver;
-use crate::address::without;
 use crate::api::Empty;
 use crate::api::network::{
-    ChosenInterface, CreateEndpoint, CreatedEndpoint, EndpointCall, InterfaceName, Join, Joined, StaticRoute,
+    ChosenInterface, CreateEndpoint, CreatedEndpoint, EndpointCall, Interface, InterfaceName, Join, Joined, StaticRoute,
 };
 use crate::error::{Error, short};
 use crate::links::{CableSpec, Links};
@@ -24,57 +24,21 @@ impl<L: Links> Driver<L> {
         let lease = self.lease_of(&network)?;
         self.check_lease(&network_id, &network, &lease)?;
 
-        let mut addresses = Vec::new();
-        for text in [&interface.address, &interface.address_ipv6].into_iter().filter(|a| !a.is_empty()) {
-            addresses.push(read_address(text, &network)?);
-        }
-        let given: Option<Mac> = match interface.mac_address.as_str() {
-            "" => None,
-            text => Some(text.parse().map_err(|e| Error::Request {
-                what: format!("endpoint {}", short(&endpoint_id)),
-                reason: format!("{e}"),
-            })?),
-        };
+        let given = Given::read(&interface, &endpoint_id, &network)?;
         let add = |s: &mut State| {
-            let missing = || Error::UnknownNetwork { id: short(&network_id).to_owned() };
-            let network = s.networks.get(&network_id).ok_or_else(missing)?;
-            // Said twice: with our own addresses the first answer stands.
-            let before = network.endpoints.get(&endpoint_id).cloned();
-            let chosen = match &before {
-                Some(endpoint) if network.is_without_ipam() => endpoint.addresses.clone(),
-                _ if network.is_without_ipam() => own_addresses(s, &network_id, given)?,
-                _ => Vec::new(),
-            };
-            let addresses: Vec<_> = addresses.iter().chain(&chosen).copied().collect();
-            let Some(mac) = given.or_else(|| naming::mac_for_all(&addresses)) else {
-                return Err(Error::Request {
-                    what: format!("endpoint {}", short(&endpoint_id)),
-                    reason: format!("has no address: recreate network {} with an IPAM driver", short(&network_id)),
-                });
-            };
-            let endpoint = Endpoint { addresses, mac, sandbox: None, ports: Vec::new() };
-            let network = s.networks.get_mut(&network_id).ok_or_else(missing)?;
-            network.lease_mtu = lease.mtu;
-            network.endpoints.insert(endpoint_id.clone(), endpoint);
-            Ok((before, chosen, mac))
-        };
-        let undo = |s: &mut State, (before, chosen, _): (Option<Endpoint>, Vec<IpNet>, Mac)| {
-            let Some(network) = s.networks.get_mut(&network_id) else { return };
-            match before {
-                Some(endpoint) => drop(network.endpoints.insert(endpoint_id.clone(), endpoint)),
-                None => {
-                    network.endpoints.remove(&endpoint_id);
-                    s.give_back(&network_id, &chosen);
-                }
+            let chosen = insert_endpoint(s, &network_id, &endpoint_id, &given)?;
+            if let Some(network) = s.networks.get_mut(&network_id) {
+                network.lease_mtu = lease.mtu;
             }
+            Ok(chosen)
         };
-        let (_, chosen, mac) = self.store.change(add, undo).await.map_err(|e| self.with_users(e))?;
+        let (chosen, mac) = self.store.change(add).await.map_err(|e| self.with_users(e))?;
         // An answer that repeats what Docker has decided fails the container, even if it is the same.
         let of_family = |v6: bool| chosen.iter().find(|a| a.addr().is_ipv6() == v6).map(ToString::to_string);
         let interface = ChosenInterface {
             address: of_family(false),
             address_ipv6: of_family(true),
-            mac_address: given.is_none().then(|| mac.to_string()),
+            mac_address: given.mac.is_none().then(|| mac.to_string()),
         };
         Ok(CreatedEndpoint { interface: Some(interface).filter(|i| *i != ChosenInterface::default()) })
     }
@@ -157,12 +121,7 @@ impl<L: Links> Driver<L> {
             let here = others.filter(|(_, n)| n.endpoints.values().any(|e| e.sandbox.as_deref() == Some(sandbox)));
             Ok(here.flat_map(|(_, n)| static_routes(n)).map(|r| r.destination).collect::<Vec<_>>())
         };
-        let leave = |s: &mut State, _| {
-            if let Some(endpoint) = s.networks.get_mut(network_id).and_then(|n| n.endpoints.get_mut(endpoint_id)) {
-                endpoint.sandbox = None;
-            }
-        };
-        let there = self.store.change(enter, leave).await?;
+        let there = self.store.change(enter).await?;
         routes.retain(|r| !there.contains(&r.destination));
         Ok(routes)
     }
@@ -187,6 +146,57 @@ impl<L: Links> Driver<L> {
     }
 }
 
+/// What Docker has decided about an interface.
+struct Given {
+    addresses: Vec<IpNet>,
+    mac: Option<Mac>,
+}
+
+impl Given {
+    fn read(interface: &Interface, endpoint_id: &str, network: &Network) -> Result<Self, Error> {
+        let mut addresses = Vec::new();
+        for text in [&interface.address, &interface.address_ipv6].into_iter().filter(|a| !a.is_empty()) {
+            addresses.push(read_address(text, network)?);
+        }
+        let mac = match interface.mac_address.as_str() {
+            "" => None,
+            text => Some(text.parse().map_err(|e| Error::Request {
+                what: format!("endpoint {}", short(endpoint_id)),
+                reason: format!("{e}"),
+            })?),
+        };
+        Ok(Self { addresses, mac })
+    }
+}
+
+/// Records an endpoint. Returns the addresses that we chose for it, and its MAC.
+fn insert_endpoint(
+    state: &mut State,
+    network_id: &str,
+    endpoint_id: &str,
+    given: &Given,
+) -> Result<(Vec<IpNet>, Mac), Error> {
+    let missing = || Error::UnknownNetwork { id: short(network_id).to_owned() };
+    let network = state.networks.get(network_id).ok_or_else(missing)?;
+    let chosen = match network.endpoints.get(endpoint_id) {
+        _ if !network.is_without_ipam() => Vec::new(),
+        // A repeated call gets the same answer.
+        Some(endpoint) => endpoint.addresses.clone(),
+        None => own_addresses(state, network_id, given.mac)?,
+    };
+    let addresses: Vec<_> = given.addresses.iter().chain(&chosen).copied().collect();
+    let Some(mac) = given.mac.or_else(|| naming::mac_for_all(&addresses)) else {
+        return Err(Error::Request {
+            what: format!("endpoint {}", short(endpoint_id)),
+            reason: format!("has no address: recreate network {} with an IPAM driver", short(network_id)),
+        });
+    };
+    let endpoint = Endpoint { addresses, mac, sandbox: None, ports: Vec::new() };
+    let network = state.networks.get_mut(network_id).ok_or_else(missing)?;
+    network.endpoints.insert(endpoint_id.to_owned(), endpoint);
+    Ok((chosen, mac))
+}
+
 /// An address of each of the network's pools, for a container that Docker gives none. The user's hardware address tells
 /// who it is.
 fn own_addresses(state: &mut State, network_id: &str, mac: Option<Mac>) -> Result<Vec<IpNet>, Error> {
@@ -196,13 +206,7 @@ fn own_addresses(state: &mut State, network_id: &str, mac: Option<Mac>) -> Resul
     for id in ids {
         let Some(pool) = state.pools.get_mut(&id) else { continue };
         let length = pool.subnet.prefix_len();
-        match pool.allocate(who.as_deref()) {
-            Ok(address) => chosen.extend(IpNet::new(address, length)),
-            Err(e) => {
-                state.give_back(network_id, &chosen);
-                return Err(e);
-            }
-        }
+        chosen.extend(IpNet::new(pool.allocate(who.as_deref())?, length));
     }
     chosen.sort_by_key(|a| a.addr().is_ipv6());
     Ok(chosen)

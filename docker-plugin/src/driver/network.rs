@@ -1,23 +1,26 @@
 //! CreateNetwork and DeleteNetwork.
 
+use flannel_core::net::overlap;
 use ipnet::IpNet;
 use tokio::time::Instant;
 use tracing::{info, warn};
 
-use super::ipam::{claims, still_free};
-use super::options::{self, NetworkOptions};
-use super::{Birth, Driver, bridge_spec};
-use crate::address::overlap;
+use super::allocation::{Claim, Supply, claims};
+use super::options::NetworkOptions;
+use super::{Creation, Driver, bridge_spec};
 use crate::api::Empty;
 use crate::api::network::{CreateNetwork, DeleteNetwork, IpamData};
 use crate::error::{Error, short};
-use crate::links::{HostRoute, Links};
+use crate::links::Links;
 use crate::naming;
 use crate::nat::nft;
 use crate::publish::localnet;
-use crate::store::lease::{FlannelName, Lease, Side};
+use crate::store::lease::FlannelName;
 use crate::store::pool::Pool;
 use crate::store::{Network, State, Subnet, WITHOUT_IPAM};
+
+/// What to leave out where the lease has no IPv4.
+const FAMILY: &str = "the IPv4 pool";
 
 impl<L: Links> Driver<L> {
     /// Makes the bridge and remembers the network. Docker sends no DeleteNetwork after a refusal, so that leaves
@@ -27,78 +30,66 @@ impl<L: Links> Driver<L> {
         let bridge = naming::bridge(id)?;
         let options = NetworkOptions::read(&request.options)?;
         if options.gateway {
-            let refused = |reason| Error::Request { what: "option flannel.gateway=true".to_owned(), reason };
-            nft::check().await.map_err(refused)?;
+            nft::check().await.map_err(bad_gateway_mode)?;
         }
         let flannel = options.flannel.clone().or_else(|| self.flannel_of(&request));
         let lease = self.subnet_file.of(flannel.as_ref()).read()?;
-        let options = NetworkOptions { flannel, ..options };
         // Of the host's routes only for what we choose, and for the commands in refusals.
         let routes = self.links.routes().await?;
+        let supply = self.supply(flannel.as_ref(), &lease, &routes);
         if is_without_ipam(&request) {
             for side in &lease.sides {
                 self.make_room(side.subnet).await;
             }
         }
-        let network = self.read_network(&request, options, &lease, &routes)?;
+        let network = self.read_network(&request, options, supply)?;
         for subnet in &network.subnets {
             self.make_room(subnet.pool).await;
         }
-
-        let held = self.bridges.lock().await;
-        if self.store.read(|s| s.networks.contains_key(id)) {
-            // Said twice. Docker never gives an ID to another network.
-            return Ok(Empty {});
-        }
-        self.store.read(|s| self.check_free(s, id, &network, &lease, &routes))?;
-        let made = self.links.ensure_bridge(&bridge_spec(id, &network)?).await;
-        let mut done = made.map(drop).map_err(Error::from);
-        if done.is_ok() {
-            let add = |s: &mut State| {
-                // Docker may have asked for a pool meanwhile.
-                self.check_free(s, id, &network, &lease, &routes)?;
-                if network.is_without_ipam() {
-                    make_pools(s, id, &network)?;
-                }
-                s.networks.insert(id.clone(), network.clone());
-                Ok(attach_pools(s, id, &network, &self.address_space()))
-            };
-            let undo = |s: &mut State, attached: Vec<String>| {
-                s.networks.remove(id);
-                if network.is_without_ipam() {
-                    s.pools.retain(|_, pool| pool.network.as_deref() != Some(id));
-                }
-                for (_, pool) in s.pools.iter_mut().filter(|(id, _)| attached.contains(id)) {
-                    pool.network = None;
-                }
-            };
-            self.born().insert(id.clone(), Birth { at: Instant::now(), our_choice: false });
-            done = self.store.change(add, undo).await.map(|_| ());
-        }
-        if let Err(e) = done {
-            if let Err(left) = self.links.remove(&bridge).await {
-                warn!("{left}");
+        {
+            let _bridges = self.bridges.lock().await;
+            // A call may be repeated; Docker never gives an ID to another network.
+            if self.store.read(|s| s.networks.contains_key(id)) {
+                return Ok(Empty {});
             }
-            return Err(e);
+            self.store.read(|s| self.check_free(s, id, &network, supply))?;
+            if let Err(e) = self.add_network(id, &network, supply).await {
+                if let Err(left) = self.links.remove(&bridge).await {
+                    warn!("{left}");
+                }
+                return Err(e);
+            }
         }
-        drop(held);
-        let pools: Vec<_> = network.subnets.iter().map(|s| s.pool.to_string()).collect();
-        let kind = match (network.internal, network.gateway) {
-            (true, _) => ", internal",
-            (_, true) => ", the way out of its containers",
-            _ => "",
-        };
-        info!("network {}: {} on {bridge}, MTU {}{kind}", short(id), pools.join(" and "), network.mtu());
+        info!("network {}: {} on {bridge}, MTU {}", short(id), describe(&network), network.mtu());
         self.order_rules().await;
         if network.gateway {
             localnet::allow_localnet(&bridge);
             if let Err(reason) = self.order_nat().await {
                 self.remove_network(id).await;
-                return Err(Error::Request { what: "option flannel.gateway=true".to_owned(), reason });
+                return Err(bad_gateway_mode(reason));
             }
         }
         warn_without_forwarding(&network);
         Ok(Empty {})
+    }
+
+    /// Makes the bridge and records the network. The lock on bridges must be held.
+    async fn add_network(&self, id: &str, network: &Network, supply: Supply<'_>) -> Result<(), Error> {
+        self.links.ensure_bridge(&bridge_spec(id, network)?).await?;
+        self.created().insert(id.to_owned(), Creation { at: Instant::now(), our_choice: false });
+        let add = |s: &mut State| {
+            // Docker may have asked for a pool meanwhile.
+            self.check_free(s, id, network, supply)?;
+            if network.is_without_ipam() {
+                make_pools(s, id, network)?;
+            }
+            s.networks.insert(id.to_owned(), network.clone());
+            if network.address_space == self.address_space() {
+                attach_pools(s, id, network);
+            }
+            Ok(())
+        };
+        self.store.change(add).await
     }
 
     /// Forgets the network and removes its bridge. Docker has forgotten it already, whatever we answer.
@@ -110,7 +101,7 @@ impl<L: Links> Driver<L> {
 
     pub(super) async fn remove_network(&self, id: &str) {
         let held = self.bridges.lock().await;
-        self.born().remove(id);
+        self.created().remove(id);
         let known = self
             .store
             .forget(|s| {
@@ -151,22 +142,23 @@ impl<L: Links> Driver<L> {
         &self,
         request: &CreateNetwork,
         options: NetworkOptions,
-        lease: &Lease,
-        routes: &[HostRoute],
+        supply: Supply<'_>,
     ) -> Result<Network, Error> {
+        let lease = supply.lease;
         let v4 = request.ipv4_data.iter().map(|d| (d, false));
         let v6 = request.ipv6_data.iter().map(|d| (d, true));
         let mut subnets = Vec::new();
         for (data, is_v6) in v4.chain(v6) {
-            subnets.push(match data.address_space == WITHOUT_IPAM {
-                true => self.choose_subnet(is_v6, options.flannel.as_ref(), lease, routes)?,
-                false => self.read_subnet(data, is_v6, options.flannel.as_ref(), lease, routes)?,
+            subnets.push(if data.address_space == WITHOUT_IPAM {
+                self.choose_subnet(is_v6, supply)?
+            } else {
+                self.read_subnet(data, is_v6, supply)?
             });
         }
         let Some(first) = request.ipv4_data.first().or(request.ipv6_data.first()) else {
             return Err(Error::Request {
                 what: format!("network {}", short(&request.network_id)),
-                reason: format!("has no pool: type \"{}\"", self.create_command(options.flannel.as_ref(), "")),
+                reason: format!("has no pool: type \"{}\"", self.create_command(supply.flannel, "")),
             });
         };
         let families = lease.sides.iter().filter(|s| subnets.iter().any(|n| same_family(&n.pool, &s.network)));
@@ -174,7 +166,7 @@ impl<L: Links> Driver<L> {
         if subnets.iter().any(|s| matches!(s.pool, IpNet::V6(_))) {
             options.check_mtu_for_v6()?;
         }
-        let NetworkOptions { mtu: mtu_option, internal, gateway, isolated, flannel } = options;
+        let NetworkOptions { mtu: mtu_option, internal, gateway, isolated, flannel: _ } = options;
         if let Some(mtu) = mtu_option.filter(|m| *m > lease.mtu) {
             let id = short(&request.network_id);
             warn!("network {id}: MTU {mtu} is more than flannel carries between hosts ({})", lease.mtu);
@@ -186,7 +178,7 @@ impl<L: Links> Driver<L> {
             internal,
             gateway,
             isolated,
-            flannel,
+            flannel: supply.flannel.cloned(),
             lease_mtu: lease.mtu,
             lease: sides,
             endpoints: std::collections::BTreeMap::new(),
@@ -218,42 +210,25 @@ impl<L: Links> Driver<L> {
         }
     }
 
-    /// The range of a network whose addresses Docker leaves to us: what is left of the lease, the largest part of it.
-    fn choose_subnet(
-        &self,
-        v6: bool,
-        flannel: Option<&FlannelName>,
-        lease: &Lease,
-        routes: &[HostRoute],
-    ) -> Result<Subnet, Error> {
-        let side = family(lease, v6)?;
-        let free = self.store.read(|s| match still_free(s, side, routes) {
-            Some(free) => Ok(free),
-            // Something is in the way, or it would have been free.
-            None => Err(self.choose(s, side, flannel, &claims(s), routes).err()),
-        });
-        let full = || Error::PoolTooSmall { pool: side.subnet };
-        let pool = free.map_err(|e| e.unwrap_or_else(full))?;
+    /// The range of a network whose addresses Docker leaves to us: the largest part of the lease that is free.
+    fn choose_subnet(&self, v6: bool, supply: Supply<'_>) -> Result<Subnet, Error> {
+        let allocation = supply.family(v6, FAMILY, self.store.read(claims))?;
+        let full = || Error::PoolTooSmall { pool: allocation.side.subnet };
+        // Something is in the way, or part of the lease would have been free.
+        let pool = allocation.free().ok_or_else(|| allocation.choose().err().unwrap_or_else(full))?;
         let gateway = Pool::new(pool, pool)?.first();
         Ok(Subnet { pool, gateway: IpNet::new(gateway, pool.prefix_len()).map_err(|_| full())? })
     }
 
-    fn read_subnet(
-        &self,
-        data: &IpamData,
-        v6: bool,
-        flannel: Option<&FlannelName>,
-        lease: &Lease,
-        routes: &[HostRoute],
-    ) -> Result<Subnet, Error> {
+    fn read_subnet(&self, data: &IpamData, v6: bool, supply: Supply<'_>) -> Result<Subnet, Error> {
         let pool = self.pool_of(data)?;
         let gateway: Option<IpNet> = match data.gateway.as_str() {
             "" => None,
             text => Some(text.parse().map_err(|_| bad("gateway", text))?),
         };
-        let side = family(lease, v6)?;
-        if !side.subnet.contains(&pool) {
-            return Err(self.foreign(pool, side, flannel, lease, routes));
+        let allocation = supply.family(v6, FAMILY, self.store.read(claims))?;
+        if !allocation.side.subnet.contains(&pool) {
+            return Err(allocation.foreign(pool));
         }
         let missing = || Error::Request {
             what: format!("pool {pool}"),
@@ -269,53 +244,24 @@ impl<L: Links> Driver<L> {
         Ok(Subnet { pool, gateway })
     }
 
-    /// Says what to type instead of a pool that is not ours.
-    pub(super) fn foreign(
-        &self,
-        pool: IpNet,
-        side: Side,
-        flannel: Option<&FlannelName>,
-        lease: &Lease,
-        routes: &[HostRoute],
-    ) -> Error {
-        let free = |side: Side| self.store.read(|s| still_free(s, side, routes)).unwrap_or(side.subnet);
-        let part = free(side);
-        let mut families = String::new();
-        if matches!(side.subnet, IpNet::V6(_)) {
-            families.push_str("--ipv6 ");
-            if let Some(v4) = lease.side(false) {
-                families.push_str(&format!("--subnet {} ", free(v4)));
-            }
-        }
-        let named = flannel.map(|name| format!("-o {}={name} ", options::NETWORK)).unwrap_or_default();
-        let plain = format!("docker network create -d {} {named}{families}--subnet {part} NAME", self.name);
-        let whole = families.is_empty() && part == side.subnet;
-        let ipam = match whole {
-            true => self.create_command(flannel, ""),
-            false => self.create_command(flannel, &format!("{families}--subnet {part} ")),
-        };
-        Error::ForeignPool { pool, lease: side.subnet, ipam, plain }
-    }
-
     /// Whether nobody else has the network's pools.
     pub(super) fn check_free(
         &self,
         state: &State,
         id: &str,
         network: &Network,
-        lease: &Lease,
-        routes: &[HostRoute],
+        supply: Supply<'_>,
     ) -> Result<(), Error> {
         for subnet in &network.subnets {
-            let own = |c: &super::ipam::Claim| {
+            let own = |c: &Claim| {
                 // The pool Docker asked us for on behalf of this very network.
                 c.network.is_none() && c.subnet == subnet.pool && network.address_space == self.address_space()
             };
             let other = claims(state)
                 .into_iter()
                 .find(|c| c.network.as_deref() != Some(id) && overlap(&c.subnet, &subnet.pool) && !own(c));
-            if let (Some(claim), Some(side)) = (other, lease.side_of(&subnet.pool)) {
-                return Err(self.taken(state, subnet.pool, side, network.flannel.as_ref(), &claim, routes));
+            if let (Some(claim), Some(side)) = (other, supply.lease.side_of(&subnet.pool)) {
+                return Err(supply.side(side, claims(state)).taken(subnet.pool, &claim));
             }
         }
         Ok(())
@@ -344,14 +290,6 @@ fn make_pools(state: &mut State, id: &str, network: &Network) -> Result<(), Erro
     Ok(())
 }
 
-fn family(lease: &Lease, v6: bool) -> Result<Side, Error> {
-    lease.side(v6).ok_or_else(|| Error::NoFamily {
-        lease: lease.to_string(),
-        family: if v6 { "IPv6" } else { "IPv4" },
-        option: if v6 { "--ipv6" } else { "the IPv4 pool" },
-    })
-}
-
 fn bad(field: &str, value: &str) -> Error {
     Error::Request {
         what: format!("{field} {value:?}"),
@@ -359,20 +297,29 @@ fn bad(field: &str, value: &str) -> Error {
     }
 }
 
-/// Marks the pools Docker asked for before it created the network as that network's.
-fn attach_pools(state: &mut State, id: &str, network: &Network, ours: &str) -> Vec<String> {
-    let mut attached = Vec::new();
-    if network.address_space != ours {
-        return attached;
-    }
+/// Records whose the pools are that Docker asked for before it created the network.
+fn attach_pools(state: &mut State, id: &str, network: &Network) {
     for subnet in &network.subnets {
-        let pending = state.pools.iter_mut().find(|(_, p)| p.network.is_none() && p.subnet == subnet.pool);
-        if let Some((pool_id, pool)) = pending {
+        let mut pools = state.pools.values_mut();
+        if let Some(pool) = pools.find(|p| p.network.is_none() && p.subnet == subnet.pool) {
             pool.network = Some(id.to_owned());
-            attached.push(pool_id.clone());
         }
     }
-    attached
+}
+
+/// Its ranges and its kind, for the log.
+fn describe(network: &Network) -> String {
+    let pools: Vec<_> = network.subnets.iter().map(|s| s.pool.to_string()).collect();
+    let kind = match (network.internal, network.gateway) {
+        (true, _) => ", internal",
+        (_, true) => ", gateway mode",
+        _ => "",
+    };
+    format!("{}{kind}", pools.join(" and "))
+}
+
+fn bad_gateway_mode(reason: String) -> Error {
+    Error::Request { what: "option flannel.gateway=true".to_owned(), reason }
 }
 
 fn same_family(a: &IpNet, b: &IpNet) -> bool {

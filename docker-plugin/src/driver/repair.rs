@@ -241,7 +241,7 @@ impl<L: Links> Driver<L> {
                     Ok(known.is_some_and(|n| n.endpoints.insert(endpoint.clone(), read).is_none()))
                 };
                 // A disk that refuses is told, and the next look tries again.
-                self.store.change(add, |_, _| ()).await
+                self.store.change(add).await
             }
             Difference::EndpointGone { network, endpoint } => {
                 let known = self.state().networks.get(network).and_then(|n| n.endpoints.get(endpoint).cloned());
@@ -262,7 +262,7 @@ impl<L: Links> Driver<L> {
                     let mut pools = s.pools.values_mut().filter(|p| p.network.as_deref() == Some(network));
                     pools.find(|p| p.subnet.contains(address)).map_or(Ok(()), |p| p.claim(*address))
                 };
-                self.store.change(claim, |_, ()| ()).await.map(|()| true)
+                self.store.change(claim).await.map(|()| true)
             }
             Difference::BridgeMissing { network, .. }
             | Difference::BridgeWrong { network, .. }

@@ -66,7 +66,7 @@ impl Host {
         self.driver.links.interfaces().routes.push(route);
     }
 
-    fn rules(&self) -> RuleSet {
+    fn rules(&self) -> BridgeRules {
         self.firewall.applied().pop().unwrap_or_default()
     }
 
@@ -195,7 +195,7 @@ async fn a_containers_life() {
     host.stop(N1, E1).await;
     host.remove_network(N1, &pool).await;
     assert_eq!(host.kernel(), Interfaces::default());
-    assert_eq!(host.rules(), RuleSet::default());
+    assert_eq!(host.rules(), BridgeRules::default());
     let state = host.driver.state();
     assert!(state.networks.is_empty() && state.pools.is_empty(), "{state:?}");
 }

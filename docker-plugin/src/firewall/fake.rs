@@ -3,11 +3,11 @@
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
-use super::{Firewall, RuleSet, Rules};
+use super::{BridgeRules, Firewall, Rules};
 
 /// Remembers what was applied; clones share their memory.
 #[derive(Debug, Clone, Default)]
-pub struct FakeFirewall<R = RuleSet>(Arc<Mutex<Inner<R>>>);
+pub struct FakeFirewall<R = BridgeRules>(Arc<Mutex<Inner<R>>>);
 
 #[derive(Debug, Default)]
 struct Inner<R> {
@@ -17,12 +17,12 @@ struct Inner<R> {
 }
 
 impl<R: Clone> FakeFirewall<R> {
-    /// All rule sets, in turn.
+    /// Everything that was applied, in order.
     pub fn applied(&self) -> Vec<R> {
         self.inner().applied.clone()
     }
 
-    /// Whether calls do not come back.
+    /// Whether calls hang.
     pub fn hang(&self, hangs: bool) {
         self.inner().hangs = hangs;
     }
@@ -38,7 +38,7 @@ impl<R: Clone> FakeFirewall<R> {
 }
 
 impl<R: Rules> Firewall<R> for FakeFirewall<R> {
-    async fn apply(&self, rules: &R) -> Result<(), String> {
+    async fn apply(&self, rules: &R) -> Result<bool, String> {
         let mut step = tokio::time::interval(Duration::from_millis(100));
         while self.inner().hangs {
             step.tick().await;
@@ -47,6 +47,6 @@ impl<R: Rules> Firewall<R> for FakeFirewall<R> {
             return Err("made to fail".to_owned());
         }
         self.inner().applied.push(rules.clone());
-        Ok(())
+        Ok(false)
     }
 }

@@ -1,15 +1,15 @@
-//! [`Nat`] by the program `nft` of the host.
+//! [`Nat`] through the program `nft` of the host.
 
-use std::process::Stdio;
+use flannel_host::filter::monitor::Monitor;
+use flannel_host::filter::nft::Nft as Program;
 
-use tokio::io::AsyncWriteExt as _;
-use tokio::process::Command;
-use tracing::debug;
-
-use super::{Nat, render};
+use super::{Nat, table};
 use crate::firewall::{Firewall, Rules as _};
 
-/// Runs `nft` on one table, which is ours.
+/// `nft`, with what to do where it is not installed.
+pub const NFT: Program = Program::new("install nftables, or leave out -o flannel.gateway");
+
+/// Sets one table, which is ours.
 #[derive(Debug)]
 pub struct Nft {
     table: String,
@@ -23,60 +23,24 @@ impl Nft {
 }
 
 impl Firewall<Nat> for Nft {
-    async fn apply(&self, nat: &Nat) -> Result<(), String> {
-        if nat.is_empty() && !list(&self.table).await.is_ok_and(|listed| listed.is_some()) {
-            // Nothing to remove, or nothing to remove it with: a host without such networks needs no nft.
-            return Ok(());
+    async fn apply(&self, nat: &Nat) -> Result<bool, String> {
+        match NFT.ensure(&table(nat, &self.table)).await {
+            Ok(changed) => Ok(changed),
+            // Nothing to remove it with: a host without such networks needs no nft.
+            Err(error) if nat.is_empty() => {
+                tracing::debug!("{error}");
+                Ok(false)
+            }
+            Err(error) => Err(format!("cannot set the rules of networks with flannel.gateway=true: {error}")),
         }
-        let text = render(nat, &self.table);
-        debug!("{}", text.trim_end().replace('\n', "; "));
-        let outcome = run(&["-f", "-"], &text).await?;
-        if outcome.ok {
-            return Ok(());
-        }
-        Err(format!("nft refused the rules of networks with flannel.gateway=true: {}", outcome.stderr))
+    }
+
+    fn monitor(&self) -> Monitor {
+        Monitor::open()
     }
 }
 
-/// Whether nft is there, in one line if it is not.
+/// Whether nft works, in one line if it does not.
 pub async fn check() -> Result<(), String> {
-    run(&["--version"], "").await.map(drop)
-}
-
-/// Our table in nft's words; nothing where there is none.
-pub async fn list(table: &str) -> Result<Option<String>, String> {
-    let outcome = run(&["list", "table", "inet", table], "").await?;
-    match outcome {
-        Outcome { ok: true, stdout, .. } => Ok(Some(stdout)),
-        Outcome { stderr, .. } if stderr.contains("No such file or directory") => Ok(None),
-        Outcome { stderr, .. } => Err(format!("nft can't list table inet {table}: {stderr}")),
-    }
-}
-
-struct Outcome {
-    ok: bool,
-    stdout: String,
-    stderr: String,
-}
-
-async fn run(args: &[&str], input: &str) -> Result<Outcome, String> {
-    let failed = |e: std::io::Error| match e.kind() {
-        std::io::ErrorKind::NotFound => {
-            "nft is not there: install nftables, or leave out -o flannel.gateway".to_owned()
-        }
-        _ => format!("nft can't be run: {e}"),
-    };
-    let mut command = Command::new("nft");
-    command.args(args).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
-    let mut child = command.kill_on_drop(true).spawn().map_err(failed)?;
-    if let Some(mut stdin) = child.stdin.take() {
-        // A program that ends without reading says why itself.
-        match stdin.write_all(input.as_bytes()).await {
-            Ok(()) | Err(_) => drop(stdin),
-        }
-    }
-    let output = child.wait_with_output().await.map_err(failed)?;
-    let stdout = String::from_utf8_lossy(&output.stdout).into_owned();
-    let stderr = String::from_utf8_lossy(&output.stderr).trim().replace('\n', "; ");
-    Ok(Outcome { ok: output.status.success(), stdout, stderr })
+    NFT.version().await.map(drop).map_err(|error| error.to_string())
 }

@@ -6,10 +6,11 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
+use flannel_core::family::Family;
+use flannel_core::net::{from_bits, hosts, to_bits};
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
-use crate::address::{from_number, hosts, number};
 use crate::error::Error;
 use crate::store::lease::FlannelName;
 
@@ -54,7 +55,7 @@ impl Pool {
 
     /// The first address, the gateway's unless the user chooses another.
     pub fn first(&self) -> IpAddr {
-        from_number(number(self.subnet.network()) + 1, &self.subnet)
+        from_bits(to_bits(self.subnet.network()) + 1, Family::of(self.subnet))
     }
 
     /// Whether nobody has an address of it.
@@ -74,7 +75,7 @@ impl Pool {
 
     /// Takes this very address.
     pub fn claim(&mut self, address: IpAddr) -> Result<(), Error> {
-        let usable = hosts(&self.subnet).is_some_and(|(first, last)| (first..=last).contains(&number(address)));
+        let usable = hosts(&self.subnet).is_some_and(|(first, last)| (first..=last).contains(&to_bits(address)));
         if !self.subnet.contains(&address) || !usable {
             return Err(Error::AddressOutside { address, pool: self.subnet });
         }
@@ -95,12 +96,12 @@ impl Pool {
         };
         let (first, last) = self.span().ok_or_else(|| exhausted(self.used.len()))?;
         let own = who.and_then(|who| self.regulars.get(who)).copied();
-        let own = own.filter(|a| !self.used.contains(a) && (first..=last).contains(&number(*a)));
+        let own = own.filter(|a| !self.used.contains(a) && (first..=last).contains(&to_bits(*a)));
         let kept: BTreeSet<_> = self.regulars.values().copied().collect();
         let next =
             own.or_else(|| self.next(first, last, |a| !kept.contains(&a)).or_else(|| self.next(first, last, |_| true)));
         let Some(address) = next else {
-            let range = from_number(first, &self.subnet)..=from_number(last, &self.subnet);
+            let range = from_bits(first, Family::of(self.subnet))..=from_bits(last, Family::of(self.subnet));
             return Err(exhausted(self.used.range(range).count()));
         };
         self.used.insert(address);
@@ -119,7 +120,7 @@ impl Pool {
 
     /// The next free address after the last one given that will do.
     fn next(&self, first: u128, last: u128, will_do: impl Fn(IpAddr) -> bool) -> Option<IpAddr> {
-        let start = match self.last.map(number) {
+        let start = match self.last.map(to_bits) {
             Some(n) if (first..last).contains(&n) => n + 1,
             _ => first,
         };
@@ -128,7 +129,7 @@ impl Pool {
         let tries = tries.min(last - first + 1);
         let mut candidate = start;
         for _ in 0..tries {
-            let address = from_number(candidate, &self.subnet);
+            let address = from_bits(candidate, Family::of(self.subnet));
             if !self.used.contains(&address) && will_do(address) {
                 return Some(address);
             }
@@ -145,8 +146,8 @@ impl Pool {
     /// First and last address for containers.
     fn span(&self) -> Option<(u128, u128)> {
         let (first, last) = hosts(&self.subnet)?;
-        let first = first.max(number(self.range.network()));
-        let last = last.min(number(self.range.broadcast()));
+        let first = first.max(to_bits(self.range.network()));
+        let last = last.min(to_bits(self.range.broadcast()));
         (first <= last).then_some((first, last))
     }
 }

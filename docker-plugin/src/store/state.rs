@@ -99,26 +99,12 @@ pub struct Endpoint {
     /// One a family.
     pub addresses: Vec<IpNet>,
     /// The interface's hardware address.
-    #[serde(with = "mac_text")]
     pub mac: Mac,
     /// The container it is in, where another network's routes may be there too.
     pub sandbox: Option<String>,
     /// What is published while its container's way out leads through us.
     #[serde(default)]
     pub ports: Vec<Port>,
-}
-
-mod mac_text {
-    use flannel_core::name::Mac;
-    use serde::{Deserialize as _, Deserializer, Serializer, de::Error as _};
-
-    pub(super) fn serialize<S: Serializer>(mac: &Mac, to: S) -> Result<S::Ok, S::Error> {
-        to.collect_str(mac)
-    }
-
-    pub(super) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Mac, D::Error> {
-        String::deserialize(from)?.parse().map_err(D::Error::custom)
-    }
 }
 
 /// A state that knows nothing.

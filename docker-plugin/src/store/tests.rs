@@ -45,7 +45,7 @@ async fn fill(store: &Store) {
         s.pools.insert(id, pool());
         Ok(())
     };
-    store.change(add, |_, ()| ()).await.unwrap();
+    store.change(add).await.unwrap();
 }
 
 #[tokio::test]
@@ -59,7 +59,7 @@ async fn survives_a_restart_but_for_pools_whose_network_never_came() {
     let after = store.read(State::clone);
     assert_eq!(after.networks, before.networks);
     assert_eq!((before.pools.len(), after.pools.len()), (2, 1));
-    let fresh = store.change(|s| Ok(s.new_pool_id("10.5.72.0/24".parse().unwrap())), |_, _| ()).await.unwrap();
+    let fresh = store.change(|s| Ok(s.new_pool_id("10.5.72.0/24".parse().unwrap()))).await.unwrap();
     assert!(!before.pools.contains_key(&fresh), "{fresh} came twice");
 }
 
@@ -102,14 +102,11 @@ async fn a_change_the_disk_refuses_is_taken_back() {
         s.networks.insert("n1".to_owned(), network());
         Ok(())
     };
-    let undo = |s: &mut State, ()| {
-        s.networks.remove("n1");
-    };
-    let error = store.change(add, undo).await.unwrap_err().to_string();
-    assert!(error.contains("state.json") && error.contains("can't be written"), "{error}");
+    let error = store.change(add).await.unwrap_err().to_string();
+    assert!(error.contains("state.json") && error.contains("cannot write"), "{error}");
     assert!(store.read(|s| s.networks.is_empty()));
     fs::remove_dir(&block).unwrap();
-    store.change(add, undo).await.unwrap();
+    store.change(add).await.unwrap();
     assert!(dir.path().join("state.json").exists());
 }
 
@@ -126,8 +123,8 @@ async fn changes_made_together_are_all_on_the_disk_when_they_return() {
                     s.networks.insert(name.clone(), network());
                     Ok(())
                 };
-                store.change(add, |_, ()| ()).await.unwrap();
-                let text = fs::read_to_string(&store.path).unwrap();
+                store.change(add).await.unwrap();
+                let text = fs::read_to_string(&store.file.path).unwrap();
                 assert!(text.contains(&format!("\"{name}\"")), "{name} was answered and not written");
             })
         })

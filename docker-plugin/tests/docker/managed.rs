@@ -1,5 +1,5 @@
 //! The managed plugin (`docker plugin create`), made by its script out of the image, on hosts with a Docker of their own;
-//! alone, and under a swarm by `--scope swarm --config-from` (contract, section 12).
+//! alone, and under a swarm by `--scope swarm --config-from`.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;

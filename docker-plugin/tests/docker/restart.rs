@@ -1,4 +1,4 @@
-//! Each row of the restart matrix in docs/docker.md: something dies under running containers, and comes back.
+//! Each row of the restart matrix in docs/reference/docker.md: something dies under running containers, and comes back.
 
 use std::path::Path;
 use std::time::Duration;

@@ -1,4 +1,4 @@
-//! The recorded inputs of goldens/config-validation with upstream's verdicts, and our words for them.
+//! The recorded inputs of daemon/tests/vectors/recorded/config-validation with upstream's verdicts, and our words for them.
 
 use super::*;
 
@@ -83,8 +83,8 @@ fn bad_configs_name_the_key_and_the_remedy() {
         ("null", "Network is missing: set it, for example to \"10.5.0.0/16\""),
         ("[]", "no JSON object: invalid type: sequence, expected a JSON object at line 1 column"),
         ("not json", "not JSON: expected ident at line 1 column 2"),
-        (r#"{"Network":"10.5.0.0"}"#, "Network \"10.5.0.0\" is no network in CIDR form like 10.5.0.0/16"),
-        (r#"{"Network":"fd00::/48"}"#, "Network \"fd00::/48\" is no network in CIDR form like 10.5.0.0/16"),
+        (r#"{"Network":"10.5.0.0"}"#, "Network \"10.5.0.0\" is not a network in CIDR form like 10.5.0.0/16"),
+        (r#"{"Network":"fd00::/48"}"#, "Network \"fd00::/48\" is not a network in CIDR form like 10.5.0.0/16"),
         (r#"{"Network":"0.0.0.0/0"}"#, "Network is missing: set it, for example to \"10.5.0.0/16\""),
         (r#"{"Network":"10.5.0.0/16","Backend":"alloc"}"#, "Backend is no JSON object"),
         (r#"{"Network":"10.5.0.0/16","SubnetLen":31}"#, "SubnetLen 31 is too long: /30 is the longest useful subnet"),
@@ -111,15 +111,15 @@ fn bad_configs_name_the_key_and_the_remedy() {
         ),
         (
             r#"{"Network":"10.5.0.0/16","SubnetMin":"10.5.1.0/24"}"#,
-            "SubnetMin is \"10.5.1.0/24\", which is no IPv4 address: leave SubnetMin out for its default",
+            "SubnetMin is \"10.5.1.0/24\", which is not an IPv4 address: leave SubnetMin out for its default",
         ),
         (
             r#"{"Network":"10.5.0.0/16","SubnetMin":""}"#,
-            "SubnetMin is \"\", which is no IPv4 address: leave SubnetMin out for its default",
+            "SubnetMin is \"\", which is not an IPv4 address: leave SubnetMin out for its default",
         ),
         (
             r#"{"Network":"10.5.0.0/16","SubnetMin":null}"#,
-            "SubnetMin is null, which is no IPv4 address: leave SubnetMin out for its default",
+            "SubnetMin is null, which is not an IPv4 address: leave SubnetMin out for its default",
         ),
         (
             r#"{"EnableIPv6":true,"Network":"10.5.0.0/16"}"#,

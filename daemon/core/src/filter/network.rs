@@ -3,7 +3,7 @@
 //! Chains, rules and comments of iptables and the names of the nftables tables are upstream's, so that either daemon
 //! finds and clears what the other left. Where upstream's nftables rules are wrong (the mark compared without its mask;
 //! own subnet and network swapped in the fourth rule, which makes the sixth unreachable) these follow the iptables
-//! rules instead. Contract, sections 6.1, 6.2 and 10.
+//! rules instead. docs/upstream.md, sections 6.1, 6.2 and 10.
 
 use std::fmt;
 
@@ -86,7 +86,7 @@ impl NetworkRules {
         let random = if self.random_fully { " --random-fully" } else { "" };
         let rule = |matches: &str, target: &str| format!("{matches} {} -j {target}", purpose.comment());
         let masquerade = format!("MASQUERADE{random}");
-        // parity: goldens/vxlan-ipmasq/n1/iptables-save.txt
+        // parity: daemon/tests/vectors/recorded/vxlan-ipmasq/n1/iptables-save.txt
         purpose.chain(match purpose {
             Purpose::Masquerade if self.masquerade => vec![
                 // Another component (kube-proxy's mark) masquerades these itself.

@@ -41,6 +41,11 @@ impl Monitor {
         Self { socket, recheck: Recheck::new(now()) }
     }
 
+    /// No check is ever due.
+    pub fn never() -> Self {
+        Self { socket: None, recheck: Recheck::new(now()) }
+    }
+
     /// Returns when a check is due: [`DEBOUNCE`](flannel_core::filter::recheck::DEBOUNCE) after a change, later where
     /// many follow one another. Cancel-safe.
     pub async fn due(&mut self) {

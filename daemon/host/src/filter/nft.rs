@@ -13,7 +13,7 @@ pub struct Nft {
 
 impl Nft {
     /// `remedy` says what to do where `nft` is not installed.
-    pub fn new(remedy: &'static str) -> Self {
+    pub const fn new(remedy: &'static str) -> Self {
         Self { remedy }
     }
 

@@ -1,7 +1,7 @@
 //! Which pools are given, which are refused, and with which words.
 
 use super::*;
-use crate::address::overlap;
+use flannel_core::net::overlap;
 
 #[tokio::test]
 async fn a_foreign_pool_is_refused_with_the_command_to_type() {

@@ -1,5 +1,5 @@
-//! What thousands of hosts cost a flanneld and its etcd: tables for docs/performance.md, section "scale", and
-//! docs/scale.md. `ci/bench scale` builds what it needs and runs it.
+//! What thousands of hosts cost a flanneld and its etcd: tables for docs/explanation/performance.md, section "scale", and
+//! docs/explanation/scale.md. `ci/bench scale` builds what it needs and runs it.
 //!
 //! ```text
 //! etcd with N leases ==== switch ==== h1: the flanneld under test; beside it a namespace for ip -batch

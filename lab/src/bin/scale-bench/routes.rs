@@ -1,4 +1,4 @@
-//! What the kernel asks for one route more, by the shape of the routes: docs/scale.md says why they differ.
+//! What the kernel asks for one route more, by the shape of the routes: docs/explanation/scale.md says why they differ.
 
 use std::fmt::Write as _;
 use std::time::Instant;

@@ -15,7 +15,7 @@ fn ipv6() -> NetworkRules {
     NetworkRules { network: "fd00:5::/48".parse().unwrap(), subnet: "fd00:5:0:1::/64".parse().unwrap(), ..rules() }
 }
 
-// parity: goldens/vxlan-ipmasq/n1/iptables-save.txt
+// parity: daemon/tests/vectors/recorded/vxlan-ipmasq/n1/iptables-save.txt
 const NAT: &str = "\
 *nat
 :PREROUTING ACCEPT [0:0]
@@ -112,7 +112,7 @@ fn ipv6_has_its_own_multicast_and_table() {
     assert!(text.contains("ip6 saddr fd00:5::/48 ip6 daddr != ff00::/8 masquerade"));
 }
 
-// parity: goldens/nftables-ipmasq/n1/nft-list-ruleset.txt, save for the two rules upstream has wrong and the comments
+// parity: daemon/tests/vectors/recorded/nftables-ipmasq/n1/nft-list-ruleset.txt, save for the two rules upstream has wrong and the comments
 #[test]
 fn one_transaction_of_nft_has_all_rules_in_order() {
     let text = rules().table().render();
