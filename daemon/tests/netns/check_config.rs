@@ -23,7 +23,7 @@ fn a_good_one_is_called_good() {
         lab(1, &plain(backend)).check(|lab| {
             let exit = verdict(lab, &["-ip-masq"])?;
             assert_eq!(exit.code, Some(0), "{}", exit.log);
-            one_line(&exit.log, &["good", backend, "10.5.0.0/16", "eth0", &mtu.to_string()]);
+            one_line(&exit.log, &["config OK", backend, "10.5.0.0/16", "eth0", &mtu.to_string()]);
             Ok(())
         });
     }
