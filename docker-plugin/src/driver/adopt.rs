@@ -39,8 +39,8 @@ impl<L: Links> Driver<L> {
         let known =
             docker.endpoints.iter().filter_map(|(e, d)| Some((e.clone(), read_endpoint(&d.addresses, &d.mac)?)));
         network.endpoints = known.collect();
-        let held = self.bridges.lock().await;
-        if self.looks.was_removed(id) {
+        let bridges = self.bridges.lock().await;
+        if self.history.was_removed(id) {
             return Ok(false);
         }
         let add = |s: &mut State| {
@@ -59,10 +59,10 @@ impl<L: Links> Driver<L> {
         let added = self.store.change(add).await?;
         if added {
             self.ensure_network(id, &network).await?;
-            self.replug(id).await?;
+            self.attach_veths(id).await?;
             info!("network {} ({}): known again, from Docker", docker.name, short(id));
         }
-        drop(held);
+        drop(bridges);
         Ok(added)
     }
 }

@@ -58,7 +58,7 @@ impl<L: Links> Driver<L> {
         };
         {
             // After a reboot, or at the hand of somebody else, the bridge may be gone: nobody would tell us.
-            let _held = self.bridges.lock().await;
+            let _bridges = self.bridges.lock().await;
             self.ensure_network(&network_id, &network).await?;
         }
         let static_routes = self.routes_in(&sandbox_key, &network_id, &network, &endpoint_id).await?;
@@ -79,7 +79,7 @@ impl<L: Links> Driver<L> {
     /// Removes the cable, with the end that is in the container.
     pub async fn leave(&self, request: EndpointCall) -> Result<Empty, Error> {
         self.unpublish(&request.network_id, &request.endpoint_id).await;
-        self.remove_cable(&request.endpoint_id).await;
+        self.remove_veth(&request.endpoint_id).await;
         Ok(Empty {})
     }
 
@@ -96,7 +96,7 @@ impl<L: Links> Driver<L> {
                 }
             })
             .await;
-        self.remove_cable(&endpoint_id).await;
+        self.remove_veth(&endpoint_id).await;
         Ok(Empty {})
     }
 
@@ -126,7 +126,7 @@ impl<L: Links> Driver<L> {
         Ok(routes)
     }
 
-    async fn remove_cable(&self, endpoint_id: &str) {
+    async fn remove_veth(&self, endpoint_id: &str) {
         for name in [naming::host_end(endpoint_id), naming::container_end(endpoint_id)].into_iter().flatten() {
             if let Err(e) = self.links.remove(&name).await {
                 warn!("{e}");

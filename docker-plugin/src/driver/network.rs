@@ -61,10 +61,10 @@ impl<L: Links> Driver<L> {
             }
         }
         info!("network {}: {} on {bridge}, MTU {}", short(id), describe(&network), network.mtu());
-        self.order_rules().await;
+        self.update_rules().await;
         if network.gateway {
             localnet::allow_localnet(&bridge);
-            if let Err(reason) = self.order_nat().await {
+            if let Err(reason) = self.try_update_nat().await {
                 self.remove_network(id).await;
                 return Err(bad_gateway_mode(reason));
             }
@@ -94,13 +94,13 @@ impl<L: Links> Driver<L> {
 
     /// Forgets the network and removes its bridge. Docker has forgotten it already, whatever we answer.
     pub async fn delete_network(&self, request: DeleteNetwork) -> Result<Empty, Error> {
-        self.looks.removed(&request.network_id);
+        self.history.record_removal(&request.network_id);
         self.remove_network(&request.network_id).await;
         Ok(Empty {})
     }
 
     pub(super) async fn remove_network(&self, id: &str) {
-        let held = self.bridges.lock().await;
+        let bridges = self.bridges.lock().await;
         self.created().remove(id);
         let known = self
             .store
@@ -112,10 +112,9 @@ impl<L: Links> Driver<L> {
         let Some(network) = known else { return };
         if network.gateway {
             for endpoint in network.endpoints.keys() {
-                self.let_go(endpoint);
+                self.release_ports(endpoint);
             }
-            // The guard has told of a failure, and tries on.
-            drop(self.order_nat().await);
+            self.update_nat().await;
         }
         let cables = network.endpoints.keys().filter_map(|e| naming::host_end(e).ok());
         for device in cables.chain(naming::bridge(id)) {
@@ -123,9 +122,9 @@ impl<L: Links> Driver<L> {
                 warn!("{e}");
             }
         }
-        drop(held);
+        drop(bridges);
         info!("network {}: removed", short(id));
-        self.order_rules().await;
+        self.update_rules().await;
     }
 
     /// Where a network has a part of `wanted`, Docker is asked in the background whether it still has that network.
@@ -133,7 +132,7 @@ impl<L: Links> Driver<L> {
         let claims = self.store.read(claims).into_iter().filter(|c| overlap(&c.subnet, &wanted));
         let now = Instant::now();
         if claims.filter_map(|c| c.network).any(|id| !self.is_young(&id, now)) {
-            self.want_look().await;
+            self.check_now().await;
         }
     }
 
