@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 
 use fastrand::Rng;
-use flannel_lab::netns::{Error, Result, Signal, eventually};
+use flannel_testbed::{Error, Result, Signal, eventually};
 
 use crate::site::{PATIENCE, Site};
 

@@ -2,7 +2,7 @@
 
 use std::fs;
 
-use flannel_lab::netns::{Result, Signal};
+use flannel_testbed::{Result, Signal};
 use serde_json::{Value, json};
 
 use crate::site::Site;

@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::time::Duration;
 
-use flannel_lab::netns::{Error, Lab, Ping, Result, SOON, Segment, eventually, holds};
+use flannel_testbed::{Error, Lab, Ping, Result, SOON, Segment, eventually, holds};
 
 /// What host-gw would do: a lease for each host, and a route to each other one's.
 fn routes_by_hand(lab: &Lab) -> Result<()> {
@@ -25,7 +25,7 @@ fn pods_talk_over_routes_made_by_hand() {
         one.ping(two.address(), 3)?.all_answered(62)?;
         one.ping_whole(two.address(), 1500)?.all_answered(62)?;
         one.ping_whole(two.address(), 1501)?.none_answered()?;
-        let moved = flannel_lab::netns::transfer(&one, &two, two.address(), 20_000_000)?;
+        let moved = flannel_testbed::transfer(&one, &two, two.address(), 20_000_000)?;
         assert_eq!(moved.bytes, 20_000_000);
         Ok(())
     });

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use super::{Error, Result};
+use crate::{Error, Result};
 
 /// A deadline long enough for a machine busy with other tests; a condition that holds is seen within milliseconds.
 pub const SOON: Duration = Duration::from_secs(10);

@@ -7,8 +7,8 @@
 use std::process::Command;
 use std::time::Duration;
 
-use super::machine::only_child;
-use super::{Context, Error, Process, Result, eventually};
+use crate::machine::only_child;
+use crate::{Process, Result, eventually};
 
 /// Threads that did something in passing are gone after this time.
 const ALONE: Duration = Duration::from_secs(20);
@@ -27,7 +27,7 @@ impl Process {
             "infinity",
         ]);
         let holder = Self::start("the other boot clock", command, log)?;
-        let inside = eventually("a process of the other boot clock", super::SOON, || only_child(holder.pid()))?;
+        let inside = eventually("a process of the other boot clock", crate::SOON, || only_child(holder.pid()))?;
         let namespace = format!("/proc/{}/ns/time", inside.as_raw_pid());
         eventually("the boot clock jumps", ALONE, || self.traced(|pid| call::enter(pid, &namespace)))
     }
@@ -44,7 +44,7 @@ mod call {
     use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
     use nix::unistd::Pid;
 
-    use super::{Context as _, Error, Result};
+    use crate::{Context as _, Error, Result};
 
     /// `syscall`, as it stands in the program's text.
     const INSTRUCTION: u64 = 0x050f;
@@ -115,7 +115,7 @@ mod call {
 
 #[cfg(not(target_arch = "x86_64"))]
 mod call {
-    use super::{Error, Result};
+    use crate::{Error, Result};
 
     pub(super) fn enter(_: u32, _: &str) -> Result<()> {
         Err(Error::new("a process's boot clock can be moved on x86_64 only"))

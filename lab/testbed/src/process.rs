@@ -8,8 +8,8 @@ use std::time::Duration;
 
 use rustix::process::{Pid, Signal, kill_process};
 
-use super::namespace::still_open;
-use super::{Context, Error, Result, eventually};
+use crate::namespace::still_open;
+use crate::{Context, Error, Result, eventually};
 
 /// A running program. Clones are the same program; it is killed when the last one goes.
 #[derive(Debug, Clone)]
@@ -75,7 +75,7 @@ impl Process {
     }
 
     /// Runs `body`, which stops and looks into the process; nobody else waits for it meanwhile.
-    pub(super) fn traced<T>(&self, body: impl FnOnce(u32) -> Result<T>) -> Result<T> {
+    pub fn traced<T>(&self, body: impl FnOnce(u32) -> Result<T>) -> Result<T> {
         let _child = self.running.child();
         body(self.pid())
     }
@@ -90,7 +90,7 @@ impl Process {
     /// SIGKILL, as `kill -9`; returns when it is gone.
     pub fn kill(&self) -> Result<()> {
         self.signal(Signal::KILL)?;
-        self.exit_within(super::SOON).map(drop)
+        self.exit_within(crate::SOON).map(drop)
     }
 
     /// Its resident memory in KiB.

@@ -2,7 +2,7 @@
 
 use std::process::{Command, Stdio};
 
-use super::{Context, Error, Result};
+use crate::{Context, Error, Result};
 
 /// The words of a command line without quotes.
 pub(super) fn words(line: &str) -> impl Iterator<Item = &str> {

@@ -5,8 +5,9 @@ use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use super::Error;
-use crate::netns::{Context, Dockerd, Host, IMAGE, Machine, Namespace, Pod, Process, Result, SOON, Signal, eventually};
+use flannel_testbed::{
+    Context, Dockerd, Error, Host, IMAGE, Machine, Namespace, Pod, Process, Result, SOON, Signal, eventually,
+};
 
 /// The flannel network of its containers.
 const NETWORK: &str = "demo";

@@ -6,8 +6,7 @@ use std::thread;
 use super::{Node, World};
 use crate::matrix::{Cell, Kind, Matrix, Path, Phase, Place, by_asker, cells, plan};
 use crate::measure::{Answer, Ask, PORT, PUBLISHED, ask_all};
-use crate::netns::namespace::join;
-use crate::netns::{Context, Error, Namespace, Result, SOON, Signal, SubnetEnv, eventually};
+use flannel_testbed::{Context, Error, Namespace, Result, SOON, Signal, SubnetEnv, eventually, join};
 
 impl World {
     /// Every place of the populated hosts.

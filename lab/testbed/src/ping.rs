@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use super::{Context, Error, Namespace, Process, Result, SOON, Signal, eventually};
+use crate::{Context, Error, Namespace, Process, Result, SOON, Signal, eventually};
 
 /// A running ping.
 #[derive(Debug)]

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use rustix::net::{AddressFamily, Protocol, RawProtocol, SocketFlags, SocketType, ipproto, socket_with};
 
-use super::{Context, Inside, Result};
+use crate::{Context, Inside, Result};
 
 /// Receives a copy of every IPv4 packet of `protocol` that is delivered to this namespace; `recv` fails after
 /// `patience` without one.

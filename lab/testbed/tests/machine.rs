@@ -2,9 +2,9 @@
 
 use std::path::Path;
 
-use flannel_lab::netns::{Error, IMAGE, Lab, Machine, Result, SOON, Signal, eventually};
+use flannel_testbed::{Error, IMAGE, Lab, Machine, Result, SOON, Signal, eventually};
 
-fn with_docker(lab: &Lab, number: usize) -> Result<(Machine, flannel_lab::netns::Dockerd)> {
+fn with_docker(lab: &Lab, number: usize) -> Result<(Machine, flannel_testbed::Dockerd)> {
     let machine = lab.host(number).machine()?;
     let dockerd = machine.dockerd(&[])?;
     machine.import_image()?;

@@ -4,7 +4,7 @@ use std::fs;
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
-use super::{Context, Error, Result, SOON, eventually};
+use crate::{Context, Error, Result, SOON, eventually};
 
 const ROOT: &str = "/sys/fs/cgroup";
 

@@ -22,8 +22,8 @@ use std::thread;
 use rustix::process::{Pid, PidfdFlags, Signal, kill_process, pidfd_open};
 use rustix::thread::{ThreadNameSpaceType, move_into_thread_name_spaces};
 
-use super::command::output;
-use super::{Context, Error, Host, Process, Result, SOON, cgroups, eventually};
+use crate::command::output;
+use crate::{Context, Error, Host, Process, Result, SOON, cgroups, eventually};
 
 /// A directory with programs that go before those of the machine: another Docker with its containerd and runc.
 pub const DOCKER_BIN: &str = "FLANNEL_TEST_DOCKER_BIN";
@@ -162,7 +162,7 @@ impl Machine {
             let thread = scope.spawn(|| {
                 move_into_thread_name_spaces(self.processes.as_fd(), ThreadNameSpaceType::PROCESS_ID).map(|()| body())
             });
-            super::namespace::join(thread.join()).context(|| format!("entering machine {}", self.name))
+            crate::namespace::join(thread.join()).context(|| format!("entering machine {}", self.name))
         })
     }
 
@@ -224,7 +224,7 @@ pub(super) fn path() -> std::ffi::OsString {
 }
 
 fn cgroup_of(host: &Host) -> String {
-    format!("{}{}", super::namespace::prefix(host.lab()), host.name())
+    format!("{}{}", crate::namespace::prefix(host.lab()), host.name())
 }
 
 pub(super) fn only_child(parent: u32) -> Result<Pid> {

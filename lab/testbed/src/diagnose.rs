@@ -1,12 +1,11 @@
 //! What a person wants to see of a failed lab.
 
 use std::fmt::Write as _;
-use std::path::Path;
 
-use super::{Context, Host, Lab, Namespace, Result, World};
+use crate::{Host, Lab, Namespace, Result};
 
 /// The state of every host: links, addresses, routes, neighbours, forwarding entries, rules, logs; and etcd's keys.
-pub(super) fn report(lab: &Lab) -> String {
+pub(crate) fn report(lab: &Lab) -> String {
     let mut text = String::from("==== the lab when the test failed ====\n");
     section(&mut text, "switch: ip -br link", lab.switch().ip("-br link"));
     let keys = lab.etcd().list("/").map(|all| all.iter().map(|kv| format!("{}\n    {}\n", kv.key, kv.value)).collect());
@@ -17,36 +16,8 @@ pub(super) fn report(lab: &Lab) -> String {
     text
 }
 
-/// A file for each host with its state, the logs as they are, and etcd's keys, in a directory.
-pub(super) fn write(world: &World, directory: &Path) -> Result<()> {
-    std::fs::create_dir_all(directory).context(|| directory.display().to_string())?;
-    let put = |name: &str, text: &str| {
-        let path = directory.join(name);
-        std::fs::write(&path, text).context(|| path.display().to_string())
-    };
-    for node in world.nodes() {
-        let mut text = String::new();
-        host_state(&mut text, node);
-        put(&format!("{}.txt", node.name()), &text)?;
-    }
-    let keys =
-        world.etcd().list("/").map(|all| all.iter().map(|kv| format!("{}\n    {}\n", kv.key, kv.value)).collect());
-    let mut text = String::new();
-    section(&mut text, "etcd: keys", keys);
-    for (member, etcd) in world.etcds().iter().enumerate() {
-        section(&mut text, &format!("etcd{member}: log"), Ok(etcd.log()));
-    }
-    put("etcd.txt", &text)?;
-    for name in ["underlay.pcap", "tcpdump.log"] {
-        let from = world.directory().join(name);
-        if from.exists() {
-            std::fs::copy(&from, directory.join(name)).context(|| from.display().to_string())?;
-        }
-    }
-    Ok(())
-}
-
-fn host_state(text: &mut String, host: &Host) {
+/// Appends the state of `host`: links, addresses, routes, neighbours, forwarding entries, rules and logs.
+pub fn host_state(text: &mut String, host: &Host) {
     {
         let name = host.name();
         for question in ["-d link", "addr", "route", "neigh"] {
@@ -63,7 +34,8 @@ fn host_state(text: &mut String, host: &Host) {
     }
 }
 
-fn section(text: &mut String, title: &str, content: Result<String>) {
+/// Appends `content`, or why there is none, below a heading.
+pub fn section(text: &mut String, title: &str, content: Result<String>) {
     let content = content.unwrap_or_else(|e| format!("({e})"));
     // Writing into a String can't fail; nothing is lost if it did.
     if writeln!(text, "---- {title}\n{}", content.trim_end()).is_err() {

@@ -7,8 +7,8 @@ use std::time::{Duration, Instant};
 use rustix::net::sockopt::{Timeout, set_socket_timeout};
 use sha2::{Digest as _, Sha256};
 
-use super::namespace::join;
-use super::{Context, Error, Namespace, Result};
+use crate::namespace::join;
+use crate::{Context, Error, Namespace, Result};
 
 /// How long either end waits for the other.
 const PATIENCE: Duration = Duration::from_secs(10);

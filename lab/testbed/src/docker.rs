@@ -6,8 +6,8 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
-use super::command::output;
-use super::{Context, Error, Machine, Process, Result, Signal, eventually, machine};
+use crate::command::output;
+use crate::{Context, Error, Machine, Process, Result, Signal, eventually, machine};
 
 /// How long a daemon may take to answer. For each network of a plugin that is not there it waits 15 s, and for each
 /// container with a restart policy another 15 s.

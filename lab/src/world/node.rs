@@ -7,8 +7,8 @@ use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 
 use super::{DockerHost, World, wiring};
 use crate::measure::{PORT, PUBLISHED, Server};
-use crate::netns::{Context, Daemon, Error, Flanneld, Host, Namespace, Pod, Result, SOON, SubnetEnv, eventually};
 use crate::topology::{HostSpec, Topology};
+use flannel_testbed::{Context, Daemon, Error, Flanneld, Host, Namespace, Pod, Result, SOON, SubnetEnv, eventually};
 
 /// A pod with its network and its server.
 #[derive(Debug)]

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use ipnet::IpNet;
 
-use super::{Context, Host, Namespace, Ping, PingReport, Result, SubnetEnv};
+use crate::{Context, Host, Namespace, Ping, PingReport, Result, SubnetEnv};
 
 /// A container's network. What can be done in a namespace can be done in it.
 #[derive(Debug)]
@@ -25,7 +25,7 @@ impl Host {
     }
 
     /// The same for any `subnet.env`'s text, behind a bridge of this name: for hosts with several networks.
-    pub(super) fn pod_of(&self, text: &str, bridge: &str, number: u8) -> Result<Pod> {
+    pub fn pod_of(&self, text: &str, bridge: &str, number: u8) -> Result<Pod> {
         let mtu = SubnetEnv::value(text, "FLANNEL_MTU")?;
         let gateways: Vec<IpNet> = ["FLANNEL_SUBNET", "FLANNEL_IPV6_SUBNET"]
             .iter()
@@ -70,7 +70,7 @@ impl Host {
 
 impl Pod {
     /// A container that something else has made.
-    pub(super) fn adopted(namespace: Namespace, address: Ipv4Addr, directory: &Path) -> Self {
+    pub fn adopted(namespace: Namespace, address: Ipv4Addr, directory: &Path) -> Self {
         Self { namespace, v4: Some(address), v6: None, directory: directory.to_owned() }
     }
 

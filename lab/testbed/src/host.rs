@@ -5,7 +5,7 @@ use std::ops::Deref;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
-use super::{Context, Daemon, Flanneld, Namespace, Process, Result, SubnetEnv};
+use crate::{Context, Daemon, Flanneld, Namespace, Process, Result, SubnetEnv};
 
 /// How `ip route` shows the mark that flanneld gives its routes.
 const MARK: &str = " proto 70";
@@ -24,7 +24,8 @@ pub struct Host {
 }
 
 impl Host {
-    pub(super) fn new(
+    /// A host of lab number `lab` in `namespace`, its files below the lab's directory.
+    pub fn new(
         lab: usize,
         name: String,
         namespace: Namespace,
@@ -50,11 +51,13 @@ impl Host {
         &self.directory
     }
 
-    pub(super) fn lab(&self) -> usize {
+    /// The number of the lab it belongs to.
+    pub fn lab(&self) -> usize {
         self.lab
     }
 
-    pub(super) fn etcd(&self) -> &str {
+    /// The endpoints its daemons ask.
+    pub fn etcd(&self) -> &str {
         &self.etcd
     }
 
@@ -133,12 +136,13 @@ impl Host {
     }
 
     /// What a reboot ends: programs, and the kernel's state with the namespace.
-    pub(super) fn reboot_into(&mut self, namespace: Namespace) {
+    pub fn reboot_into(&mut self, namespace: Namespace) {
         self.processes.lock().unwrap_or_else(PoisonError::into_inner).clear();
         self.namespace = namespace;
     }
 
-    pub(super) fn keep(&self, process: Process) {
+    /// Ends `process` when the host goes.
+    pub fn keep(&self, process: Process) {
         self.processes.lock().unwrap_or_else(PoisonError::into_inner).push(process);
     }
 

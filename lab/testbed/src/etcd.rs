@@ -11,7 +11,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use serde_json::{Value, json};
 
-use super::{Context, Error, Namespace, Process, Result, SOON, Signal, eventually};
+use crate::{Context, Error, Namespace, Process, Result, SOON, Signal, eventually};
 
 const PORT: u16 = 2379;
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -43,7 +43,7 @@ pub struct Etcd {
 
 impl Etcd {
     /// An etcd that will listen on `address` of `namespace` and keep its data below `directory`.
-    pub(super) fn new(namespace: Namespace, address: Ipv4Addr, directory: &std::path::Path) -> Self {
+    pub fn new(namespace: Namespace, address: Ipv4Addr, directory: &std::path::Path) -> Self {
         let (data, log) = (directory.join("etcd"), directory.join("etcd.log"));
         Self { namespace, address, data, log, process: Mutex::new(None) }
     }
@@ -89,7 +89,7 @@ impl Etcd {
     pub fn ctl(&self, arguments: &str) -> Result<String> {
         let mut command = self.namespace.command("etcdctl");
         command.env("ETCDCTL_API", "3").arg(format!("--endpoints=http://127.0.0.1:{PORT}"));
-        super::output(command.args(arguments.split_whitespace()))
+        crate::output(command.args(arguments.split_whitespace()))
     }
 
     /// Stops it; the data stays.

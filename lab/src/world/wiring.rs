@@ -2,8 +2,8 @@
 
 use std::net::IpAddr;
 
-use crate::netns::{Namespace, Result};
 use crate::topology::{Router, Topology, Underlay, with_length};
+use flannel_testbed::{Namespace, Result};
 
 /// The bridge of an underlay in the switch.
 pub(super) fn bridge(underlay: &str) -> String {

@@ -8,6 +8,7 @@
 //!                  +----- r1 -----+
 //! ```
 
+mod diagnose;
 mod docker_host;
 mod matrix;
 mod node;
@@ -19,10 +20,10 @@ use std::thread;
 
 use tempfile::TempDir;
 
-use super::lab::next_number;
-use super::namespace::{join, prefix, sweep};
-use super::{Context, Error, Etcd, Namespace, Process, Result, SOON, eventually};
 use crate::topology::Topology;
+use flannel_testbed::{
+    Context, Error, Etcd, Namespace, Process, Result, SOON, eventually, join, next_number, prefix, sweep,
+};
 
 pub use docker_host::DockerHost;
 pub use node::{Node, NodePod};
@@ -295,7 +296,7 @@ impl World {
 
     /// Copies all that is known of the lab into a directory: state of every host, logs, etcd's keys, captures.
     pub fn write_diagnosis(&self, directory: &Path) -> Result<()> {
-        super::diagnose::write(self, directory)
+        diagnose::write(self, directory)
     }
 
     /// Waits until etcd has as many leases of the first network as `count`.

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use ipnet::Ipv4Net;
 
-use super::{Context, Error, Host, Process, Result, SOON, Signal, eventually};
+use crate::{Context, Error, Host, Process, Result, SOON, Signal, eventually};
 
 /// A daemon about to be started.
 #[derive(Debug)]

@@ -5,15 +5,15 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use tempfile::TempDir;
 
-use super::host::Host;
-use super::namespace::{Namespace, prefix, sweep};
-use super::{Context, Error, Etcd, Result, diagnose};
+use crate::host::Host;
+use crate::namespace::{Namespace, prefix, sweep};
+use crate::{Context, Error, Etcd, Result, diagnose};
 
 /// Counts the labs of this process: `cargo test` runs many tests in one.
 static LABS: AtomicUsize = AtomicUsize::new(0);
 
 /// A number that no other lab of this process has.
-pub(super) fn next_number() -> usize {
+pub fn next_number() -> usize {
     LABS.fetch_add(1, Ordering::Relaxed)
 }
 

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use super::{Machine, Result};
+use crate::{Machine, Result};
 
 /// Links, addresses, routes and rules, one a line, without what changes by itself: indices, carriers, counters, and
 /// the addresses the kernel makes.

@@ -15,8 +15,8 @@ use rustix::mount::mount_bind;
 use rustix::process::{Pid, Signal, kill_process};
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
-use super::command::{output, words};
-use super::{Context, Error, Result, SOON, cgroups, eventually};
+use crate::command::{output, words};
+use crate::{Context, Error, Result, SOON, cgroups, eventually};
 
 const PREFIX: &str = "fllab-";
 const DIRECTORY: &str = "/run/netns";
@@ -65,7 +65,7 @@ impl Namespace {
 
     /// Gives a namespace of another's making, a container's, a name of ours: `fllab-<pid>-<lab>-<role>`. It goes with
     /// what is inside, as one of ours.
-    pub(super) fn adopt(lab: usize, role: &str, file: File) -> Result<Self> {
+    pub fn adopt(lab: usize, role: &str, file: File) -> Result<Self> {
         let _open = still_open()?;
         let name = format!("{}{role}", prefix(lab));
         let path = Path::new(DIRECTORY).join(&name);
@@ -160,7 +160,7 @@ fn enter(file: &File) -> std::io::Result<Inside> {
 }
 
 /// Passes a panic of the thread on: an assertion inside a namespace is an assertion of the test.
-pub(super) fn join<T>(ended: thread::Result<T>) -> T {
+pub fn join<T>(ended: thread::Result<T>) -> T {
     ended.unwrap_or_else(|panic| std::panic::resume_unwind(panic))
 }
 
@@ -182,7 +182,7 @@ fn kill(pid: Pid) {
 }
 
 /// The start of the name of everything lab `lab` of this process makes.
-pub(super) fn prefix(lab: usize) -> String {
+pub fn prefix(lab: usize) -> String {
     format!("{PREFIX}{}-{lab}-", std::process::id())
 }
 
@@ -208,7 +208,7 @@ fn children() -> Vec<Pid> {
 
 /// Removes what processes that were killed could not remove themselves: namespaces with the programs in them, cgroups,
 /// temporary files.
-pub(super) fn sweep() {
+pub fn sweep() {
     sweep_where(is_orphan);
 }
 
