@@ -11,6 +11,7 @@ use std::path::PathBuf;
 use flannel_core::backend_config::{self, BadBackend, Fields};
 use flannel_core::config::NetworkConfig;
 use flannel_core::entry::Entry;
+use flannel_core::family::Families;
 use flannel_core::ipnet::IpNet;
 use flannel_core::key::SubnetKey;
 use flannel_core::lease::{BadLease, Lease, LeaseAttrs};
@@ -153,38 +154,19 @@ pub trait Attached {
         Vec::new()
     }
 
-    /// Whether [`Attached::entries`] depends on the reach.
+    /// Whether [`Attached::entries`] depends on which hosts are on the same link.
     fn needs_reach(&self) -> bool {
         false
     }
 
-    /// What a remote lease needs; nothing for a lease of another backend.
-    fn entries(&self, remote: &Lease, reach: Reach) -> Result<Vec<Entry>, BadLease>;
+    /// The entries a remote lease needs; none for a lease of another backend. `on_link` has the families by which its
+    /// host is reached without a gateway; none unless [`Attached::needs_reach`].
+    fn entries(&self, remote: &Lease, on_link: Families) -> Result<Vec<Entry>, BadLease>;
 
     /// Called after each change with all remote leases that are to be connected, for a backend whose connections are not
     /// entries. Returns at once.
     fn on_leases(&self, remote: &mut dyn Iterator<Item = &Lease>) {
         let _ = remote;
-    }
-}
-
-/// By which families a host is on the same link as we are, that is, reached without a gateway. Neither, where nobody
-/// asked.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Reach {
-    /// By IPv4.
-    pub v4_on_link: bool,
-    /// By IPv6.
-    pub v6_on_link: bool,
-}
-
-impl Reach {
-    /// By the family of this subnet.
-    pub fn on_link(self, subnet: &IpNet) -> bool {
-        match subnet {
-            IpNet::V4(_) => self.v4_on_link,
-            IpNet::V6(_) => self.v6_on_link,
-        }
     }
 }
 

@@ -6,9 +6,8 @@
 use std::time::Duration;
 
 use flannel_core::config::NetworkConfig;
-use flannel_core::key::SubnetKey;
 use flannel_core::lease::LeaseAttrs;
-use flannel_core::subnet_env::{PreviousSubnets, Side, SubnetEnv};
+use flannel_core::subnet_env::{PreviousSubnets, SubnetEnv};
 use tokio::sync::{Notify, mpsc};
 use tokio_util::sync::CancellationToken;
 
@@ -23,7 +22,7 @@ use crate::ready::{self, Readiness};
 use crate::service_manager::ServiceManager;
 use crate::subnet::{OwnLease, SubnetManager};
 use crate::sync::{Host, Sync};
-use crate::uplink::{self, Families};
+use crate::uplink;
 use flannel_host::backoff::Backoff;
 use flannel_host::files;
 use flannel_host::say_once::SayOnce;
@@ -82,8 +81,7 @@ pub async fn check(options: &Options) -> Result<String, Error> {
     let config = NetworkConfig::parse(&text).map_err(|source| Error::Config { key: key.clone(), source })?;
     let backend = Configured::parse(&config.backend).map_err(|source| Error::Backend { key, source })?;
     let kernel = Netlink::open().map_err(|e| Error::System(e.to_string()))?;
-    let families = Families { v4: config.v4.is_some(), v6: config.v6.is_some() };
-    let uplink = uplink::choose(&kernel, &options.iface, families).await?;
+    let uplink = uplink::choose(&kernel, &options.iface, config.ranges.families()).await?;
     Ok(format!("{}; external interface {}, MTU {}", describe(&config, &backend), uplink.name, uplink.mtu))
 }
 
@@ -103,8 +101,7 @@ async fn start(options: &Options, store: &EtcdStore, manager: &ServiceManager) -
     let configured = Configured::parse(&config.backend).map_err(bad_backend)?;
     tracing::info!("config: {}", describe(&config, &configured));
     let kernel = Netlink::open().map_err(|e| Error::System(e.to_string()))?;
-    let families = Families { v4: config.v4.is_some(), v6: config.v6.is_some() };
-    let uplink = uplink::choose(&kernel, &options.iface, families).await?;
+    let uplink = uplink::choose(&kernel, &options.iface, config.ranges.families()).await?;
     let publics: Vec<_> = uplink.publics().map(|ip| ip.to_string()).collect();
     tracing::info!("external interface {}, MTU {}, public address {}", uplink.name, uplink.mtu, publics.join(" and "));
     let previous = previous_subnets(options);
@@ -127,7 +124,7 @@ async fn start(options: &Options, store: &EtcdStore, manager: &ServiceManager) -
     let attached = backend.attach(&context, lease.key).await?;
     // A device of an earlier run with another backend goes with its last descriptor.
     manager.store().forget_rest();
-    let networks: Vec<_> = config.ranges().map(|range| range.network).collect();
+    let networks: Vec<_> = config.ranges.values().map(|range| range.network).collect();
     if backend.replaces_devices()
         && let Err(error) = kernel.remove_stale_devices(creates_device, &attached.scope().owned, &networks).await
     {
@@ -147,7 +144,7 @@ async fn serve(
     shutdown: &CancellationToken,
 ) -> Result<(), Error> {
     let Network { host, filter, lease, listed } = network;
-    let env = subnet_env(&host.context.config, lease.key, host.attached.mtu(), options.ip_masq);
+    let env = SubnetEnv::of(&host.context.config, lease.key, host.attached.mtu(), options.ip_masq);
     let status = format!("lease {}, MTU {}", lease.key, env.mtu);
     let (updates, inbox) = mpsc::channel(MAX_UPDATES);
     let recheck = Notify::new();
@@ -237,25 +234,9 @@ fn previous_subnets(options: &Options) -> PreviousSubnets {
     }
 }
 
-fn subnet_env(config: &NetworkConfig, lease: SubnetKey, mtu: u32, ip_masq: bool) -> SubnetEnv {
-    use flannel_core::ipnet::{IpNet, Ipv4Net, Ipv6Net};
-    let first = |bits: u128| bits + 1;
-    let v4 = config.v4.zip(lease.v4()).and_then(|(range, subnet)| {
-        let IpNet::V4(network) = range.network else { return None };
-        let ip = u32::try_from(first(subnet.network().to_bits().into())).ok()?;
-        Some(Side { network, gateway: Ipv4Net::new(ip.into(), subnet.prefix_len()).ok()? })
-    });
-    let v6 = config.v6.zip(lease.v6()).and_then(|(range, subnet)| {
-        let IpNet::V6(network) = range.network else { return None };
-        let ip = first(subnet.network().to_bits());
-        Some(Side { network, gateway: Ipv6Net::new(ip.into(), subnet.prefix_len()).ok()? })
-    });
-    SubnetEnv { v4, v6, mtu, ip_masq }
-}
-
 fn describe(config: &NetworkConfig, backend: &Configured) -> String {
     let range =
         |r: &flannel_core::config::Range| format!("{} in /{} from {} to {}", r.network, r.subnet_len, r.min, r.max);
-    let ranges: Vec<_> = config.ranges().map(range).collect();
+    let ranges: Vec<_> = config.ranges.values().map(range).collect();
     format!("backend {}, network {}", backend.name, ranges.join(" and "))
 }

@@ -2,15 +2,15 @@
 //!
 //! ```text
 //!             CreateNetwork            CreateEndpoint              Join
-//!   (pool) ----------------> network -----------------> endpoint -------> cable from the bridge to the container
+//!   (pool) ----------------> network -----------------> endpoint -------> veth pair, bridge to container
 //!            bridge, rules            address, MAC                 |
 //!          <----------------         <-----------------         <--+
 //!             DeleteNetwork            DeleteEndpoint             Leave
 //! ```
 //!
-//! Docker tells each step once and asks for nothing again, so every step is remembered on disk before it is answered.
-//! What is removed is forgotten first and unmade after: if we die in between, what is left over bears our mark and
-//! goes at the next start. What is made is made first and remembered after, for the same reason.
+//! Docker sends each call once, so every step is recorded on disk before it is answered.
+//! What is removed is first forgotten and then deleted: after a crash in between, the leftover carries our mark and is
+//! removed at the next start. For the same reason, what is created is recorded last.
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -27,16 +27,17 @@ use crate::links::{BridgeSpec, HostRoute, Links};
 use crate::naming;
 use crate::nat::Nat;
 use crate::publish::localnet;
-use crate::publish::reserve::Held;
+use crate::publish::reserve::Reserved;
 use crate::store::lease::{FlannelName, Lease, SubnetFile};
 use crate::store::{Network, State, Store};
 use allocation::Supply;
-use checks::Looks;
-pub use repair::Looked;
+pub use check::CheckReport;
+use check::History;
+pub(crate) use check::pause;
 
 mod adopt;
 mod allocation;
-mod checks;
+mod check;
 mod connectivity;
 pub mod drift;
 mod endpoint;
@@ -50,9 +51,9 @@ mod tests;
 
 /// How long Docker may take from its first question about a network to knowing it itself. A pool that no network came
 /// for in that time is free again: its `docker network create` failed within Docker.
-const IN_THE_MAKING: Duration = Duration::from_secs(60);
+const CREATION_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// What the driver is told at start.
+/// The driver's configuration.
 #[derive(Debug)]
 pub struct Settings {
     /// The name users give with `-d`: that of the socket.
@@ -63,12 +64,12 @@ pub struct Settings {
     pub engine: Engine,
 }
 
-/// What keeps the packet filter as we want it.
+/// What keeps our rules in the packet filter.
 #[derive(Debug)]
 pub struct Guards {
-    /// Letting packets through.
+    /// The forward rules.
     pub forward: Guard<BridgeRules>,
-    /// Networks whose way out is ours.
+    /// Source NAT and published ports of networks in gateway mode.
     pub nat: Guard<Nat>,
 }
 
@@ -82,12 +83,12 @@ pub struct Driver<L> {
     links: L,
     guards: Guards,
     /// Published ports, by EndpointID.
-    held: Mutex<HashMap<String, Vec<Held>>>,
-    /// Held while bridges come and go.
+    reserved: Mutex<HashMap<String, Vec<Reserved>>>,
+    /// Reserved while bridges come and go.
     bridges: tokio::sync::Mutex<()>,
     /// Of pools and networks, by ID, as far as they were made in this process.
     created: Mutex<HashMap<String, Creation>>,
-    looks: Looks,
+    history: History,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -101,7 +102,7 @@ impl<L: Links> Driver<L> {
     /// A driver that goes on where `store` left off; see [`Driver::restore`].
     pub fn new(settings: Settings, store: Store, links: L, guards: Guards) -> Self {
         let Settings { name, subnet_file, engine } = settings;
-        let looks = Looks::new(store.was_lost());
+        let history = History::new(store.was_lost());
         Self {
             name,
             subnet_file,
@@ -109,10 +110,10 @@ impl<L: Links> Driver<L> {
             store,
             links,
             guards,
-            held: Mutex::default(),
+            reserved: Mutex::default(),
             bridges: tokio::sync::Mutex::default(),
             created: Mutex::default(),
-            looks,
+            history,
         }
     }
 
@@ -121,27 +122,27 @@ impl<L: Links> Driver<L> {
         format!("{}-local", self.name)
     }
 
-    /// The kernel below, for tests to look at.
+    /// The kernel's interfaces, for tests.
     pub fn links(&self) -> &L {
         &self.links
     }
 
-    /// What is remembered.
+    /// A copy of the state.
     pub fn state(&self) -> State {
         self.store.read(State::clone)
     }
 
-    /// After a start: makes bridges, cables' plugs and rules what the state says, and removes what it doesn't know.
-    /// Calls of Docker's may come meanwhile.
+    /// After a start: makes bridges, veths and rules what the state says, and removes what it does not list. Docker may
+    /// call meanwhile.
     pub async fn restore(&self) {
         let networks = self.store.read(|s| s.networks.keys().cloned().collect::<Vec<_>>());
         {
-            let _held = self.bridges.lock().await;
+            let _bridges = self.bridges.lock().await;
             self.sweep().await;
         }
         let mut restored = 0;
         for id in &networks {
-            let _held = self.bridges.lock().await;
+            let _bridges = self.bridges.lock().await;
             let Some(network) = self.store.read(|s| s.networks.get(id).cloned()) else { continue };
             if let Ok(lease) = self.lease_of(&network)
                 && let Err(e) = self.check_lease(id, &network, &lease)
@@ -151,8 +152,8 @@ impl<L: Links> Driver<L> {
             }
             let mut done = self.ensure_network(id, &network).await;
             if done.is_ok() {
-                // Cables that lost their bridge before we came.
-                done = self.replug(id).await;
+                // Veths that lost their bridge while the plugin was down.
+                done = self.attach_veths(id).await;
             }
             match done {
                 Ok(()) => restored += 1,
@@ -160,18 +161,18 @@ impl<L: Links> Driver<L> {
             }
         }
         if !networks.is_empty() {
-            info!("{restored} of {} networks are as they were", networks.len());
+            info!("{restored} of {} networks restored", networks.len());
         }
         // Also without networks: rules may be left over. Where the state was lost they are of networks that Docker still
         // has, and stay until it has been asked.
-        if !self.looks.is_lost() {
-            self.order_rules().await;
+        if !self.history.is_state_lost() {
+            self.update_rules().await;
         }
-        self.hold_again().await;
+        self.reserve_again().await;
     }
 
     /// Removes bridges of ours that belong to no network we know: each would keep its route, and Docker refuses a pool
-    /// that overlaps a route. One with a cable in it is spared until Docker has been asked: a container may run there.
+    /// that overlaps a route. One with a veth in it is kept until Docker has been asked: a container may run there.
     async fn sweep(&self) {
         let owned = match self.links.owned().await {
             Ok(owned) => owned,
@@ -186,8 +187,8 @@ impl<L: Links> Driver<L> {
         }
     }
 
-    /// Removes a device that belongs to nothing we know. The lock on bridges must be held: a bridge is made before its
-    /// network is remembered. Tells whether there was one.
+    /// Removes a device that belongs to no known network or endpoint. The lock on bridges must be held: a bridge is made before its
+    /// network is remembered. Returns whether there was one.
     async fn remove_unknown(&self, device: &str) -> bool {
         let is_known = self.store.read(|s| {
             let mut bridges = s.networks.keys().filter_map(|id| naming::bridge(id).ok());
@@ -199,7 +200,7 @@ impl<L: Links> Driver<L> {
         if is_known {
             return false;
         }
-        info!("{device} belongs to nothing we know: removing it");
+        info!("{device} belongs to no known network or endpoint: removing it");
         if let Err(e) = self.links.remove(&name).await {
             warn!("{e}");
             return false;
@@ -209,18 +210,18 @@ impl<L: Links> Driver<L> {
 
     /// Whether a pool or network may still be in the making, within Docker or between us.
     fn is_young(&self, id: &str, now: Instant) -> bool {
-        self.created().get(id).is_some_and(|created| now.duration_since(created.at) < IN_THE_MAKING)
+        self.created().get(id).is_some_and(|created| now.duration_since(created.at) < CREATION_TIMEOUT)
     }
 
     fn created(&self) -> MutexGuard<'_, HashMap<String, Creation>> {
         self.created.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Makes a network's bridge fit, and plugs its cables in again if it had to be made anew. The lock on bridges must
+    /// Creates or corrects a network's bridge, and attaches its veths if it was re-created. The lock on bridges must
     /// be held.
     async fn ensure_network(&self, id: &str, network: &Network) -> Result<(), Error> {
         if self.links.ensure_bridge(&bridge_spec(id, network)?).await? {
-            self.replug(id).await?;
+            self.attach_veths(id).await?;
         }
         if network.gateway {
             localnet::allow_localnet(&naming::bridge(id)?);
@@ -228,7 +229,7 @@ impl<L: Links> Driver<L> {
         Ok(())
     }
 
-    async fn replug(&self, id: &str) -> Result<(), Error> {
+    async fn attach_veths(&self, id: &str) -> Result<(), Error> {
         let bridge = naming::bridge(id)?;
         let endpoints = |s: &State| s.networks.get(id).map(|n| n.endpoints.keys().cloned().collect::<Vec<_>>());
         for endpoint in self.store.read(endpoints).unwrap_or_default() {
@@ -264,10 +265,9 @@ impl<L: Links> Driver<L> {
         self.subnet_file.others().into_iter().find(|name| holds(self.subnet_file.of(Some(name))))
     }
 
-    /// Has the packet filter follow the state.
-    async fn order_rules(&self) {
-        // The guard has told of a failure, and tries on.
-        drop(self.guards.forward.set(|| self.store.read(rules)).await);
+    /// Brings the forward rules up to date with the state.
+    async fn update_rules(&self) {
+        self.guards.forward.set_in_background(|| self.store.read(rules)).await;
     }
 
     /// What networks are allocated from.

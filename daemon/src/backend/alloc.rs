@@ -1,11 +1,12 @@
 //! alloc: a lease and nothing else. docs/upstream.md, section 5.4.
 
 use flannel_core::entry::Entry;
+use flannel_core::family::Families;
 use flannel_core::key::SubnetKey;
 use flannel_core::lease::{BadLease, Lease, LeaseAttrs};
 use futures_util::future::LocalBoxFuture;
 
-use super::{Attached, Backend, Context, Kind, Reach};
+use super::{Attached, Backend, Context, Kind};
 use crate::error::Error;
 use crate::kernel::Scope;
 use crate::uplink::ExternalInterface;
@@ -50,7 +51,7 @@ impl Attached for Alloc {
         Scope::default()
     }
 
-    fn entries(&self, _: &Lease, _: Reach) -> Result<Vec<Entry>, BadLease> {
+    fn entries(&self, _: &Lease, _: Families) -> Result<Vec<Entry>, BadLease> {
         Ok(Vec::new())
     }
 }

@@ -4,12 +4,13 @@ use std::net::IpAddr;
 
 use flannel_core::config::{NetworkConfig, Range};
 use flannel_core::entry::{Entry, LinkIndex, Route};
+use flannel_core::family::Families;
 use flannel_core::ipnet::IpNet;
 use flannel_core::key::SubnetKey;
 use flannel_core::lease::{BadLease, Lease, LeaseAttrs};
 use futures_util::future::LocalBoxFuture;
 
-use super::{Attached, Backend, Context, Kind, Reach};
+use super::{Attached, Backend, Context, Kind};
 use crate::error::Error;
 use crate::kernel::Scope;
 use crate::uplink::ExternalInterface;
@@ -50,7 +51,7 @@ impl HostGw {
                 ),
             });
         }
-        Ok(Self { link: uplink.index, mtu: uplink.mtu, ranges: config.ranges().copied().collect() })
+        Ok(Self { link: uplink.index, mtu: uplink.mtu, ranges: config.ranges.values().copied().collect() })
     }
 }
 
@@ -73,18 +74,18 @@ impl Attached for HostGw {
         Scope { owned: Vec::new(), shared: Some((self.link, self.ranges.clone())) }
     }
 
-    fn entries(&self, remote: &Lease, _: Reach) -> Result<Vec<Entry>, BadLease> {
+    fn entries(&self, remote: &Lease, _: Families) -> Result<Vec<Entry>, BadLease> {
         if remote.attrs.backend_type != "host-gw" {
             return Ok(Vec::new());
         }
-        let subnets = self.ranges.iter().filter_map(|range| remote.key.net_like(&range.network));
+        let subnets = self.ranges.iter().filter_map(|range| remote.key.net(&range.network));
         subnets.map(|subnet| direct_route(remote, subnet, self.link)).collect()
     }
 }
 
 /// A route to a subnet of a lease straight through its host.
 pub(super) fn direct_route(remote: &Lease, dst: IpNet, link: LinkIndex) -> Result<Entry, BadLease> {
-    let via: Option<IpAddr> = remote.attrs.public_ip_like(&dst);
+    let via: Option<IpAddr> = remote.attrs.public(&dst);
     let via = via.ok_or_else(|| BadLease(format!("it has no public address to reach {dst} by")))?;
     Ok(Entry::Route(Route { dst, via: Some(via), link, onlink: false }))
 }
@@ -123,7 +124,7 @@ mod tests {
         let backend = HostGw::new(&config(), &uplink("192.0.2.1")).unwrap();
         let attrs = LeaseAttrs { backend_type: "host-gw".into(), ..LeaseAttrs::new("192.0.2.2".parse().unwrap()) };
         let mut lease = Lease { key: "10.5.86.0-24".parse().unwrap(), attrs };
-        let entries = backend.entries(&lease, Reach::default()).unwrap();
+        let entries = backend.entries(&lease, Families::EMPTY).unwrap();
         let route = Route {
             dst: "10.5.86.0/24".parse().unwrap(),
             via: Some("192.0.2.2".parse().unwrap()),
@@ -132,8 +133,8 @@ mod tests {
         };
         assert_eq!(entries, [Entry::Route(route)]);
         lease.attrs.public_ip = std::net::Ipv4Addr::UNSPECIFIED;
-        assert!(backend.entries(&lease, Reach::default()).is_err());
+        assert!(backend.entries(&lease, Families::EMPTY).is_err());
         lease.attrs.backend_type = "vxlan".into();
-        assert_eq!(backend.entries(&lease, Reach::default()), Ok(Vec::new()));
+        assert_eq!(backend.entries(&lease, Families::EMPTY), Ok(Vec::new()));
     }
 }

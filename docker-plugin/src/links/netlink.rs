@@ -201,7 +201,7 @@ impl Links for Netlink {
             let is_bridge = bridges.contains_key(&link.header.index);
             let plugged = controller(link).and_then(|c| bridges.get(&c));
             // A cable got its mark after it was plugged in.
-            if !is_bridge && !(naming::is_cable(name) && (plugged.is_some() || marked(&link))) {
+            if !is_bridge && !(naming::is_veth(name) && (plugged.is_some() || marked(&link))) {
                 continue;
             }
             let addresses = if is_bridge { self.addresses(link.header.index, name).await? } else { Vec::new() };
