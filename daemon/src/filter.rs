@@ -62,10 +62,10 @@ impl Filter {
                 (Programs::None, false)
             }
         };
-        let rules = config.ranges().filter_map(|range| {
+        let rules = config.ranges.values().filter_map(|range| {
             Some(NetworkRules {
                 network: range.network,
-                subnet: lease.net_like(&range.network)?,
+                subnet: lease.net(&range.network)?,
                 masquerade: options.ip_masq,
                 forward: options.forward_rules,
                 random_fully: random_fully && !options.random_fully_off,

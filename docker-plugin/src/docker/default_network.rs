@@ -10,6 +10,7 @@ use std::time::Duration;
 use bollard::errors::Error as Refusal;
 use bollard::models::{Ipam, NetworkCreateRequest, NetworkInspect};
 use bollard::{API_DEFAULT_VERSION, Docker};
+use flannel_core::family::Family;
 use ipnet::IpNet;
 use tokio::time::{MissedTickBehavior, interval};
 use tracing::{info, warn};
@@ -95,7 +96,7 @@ impl Ready {
         NetworkCreateRequest {
             name: self.name.clone(),
             driver: Some(self.driver.clone()),
-            enable_ipv6: Some(lease.side(true).is_some()),
+            enable_ipv6: Some(lease.side(Family::V6).is_some()),
             ipam: Some(Ipam { driver: Some(self.driver.clone()), ..Ipam::default() }),
             options: Some(self.options.iter().cloned().collect::<HashMap<_, _>>()),
             ..NetworkCreateRequest::default()

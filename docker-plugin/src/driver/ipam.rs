@@ -11,6 +11,7 @@
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
+use flannel_core::family::Family;
 use flannel_core::net::overlap;
 use ipnet::{IpNet, Ipv4Net};
 use tokio::time::Instant;
@@ -51,8 +52,8 @@ impl<L: Links> Driver<L> {
         let named = request.options.get(NETWORK).map(|name| name.parse()).transpose()?;
         let flannel: Option<FlannelName> = named.or_else(|| asked.and_then(|pool| self.find_flannel(&pool)));
         let lease = self.subnet_file.of(flannel.as_ref()).read()?;
-        let v6 = asked.map_or(request.v6, |pool| matches!(pool, IpNet::V6(_)));
-        let side = self.supply(flannel.as_ref(), &lease, &[]).family(v6, "IPv4", Vec::new())?.side;
+        let family = asked.map_or(if request.v6 { Family::V6 } else { Family::V4 }, Family::of);
+        let side = self.supply(flannel.as_ref(), &lease, &[]).family(family, "IPv4", Vec::new())?.side;
         self.make_room(asked.unwrap_or(side.subnet)).await;
         {
             // A leftover bridge would keep its route, and with it the lease.

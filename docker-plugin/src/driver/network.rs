@@ -1,5 +1,6 @@
 //! CreateNetwork and DeleteNetwork.
 
+use flannel_core::family::Family;
 use flannel_core::net::overlap;
 use ipnet::IpNet;
 use tokio::time::Instant;
@@ -144,14 +145,14 @@ impl<L: Links> Driver<L> {
         supply: Supply<'_>,
     ) -> Result<Network, Error> {
         let lease = supply.lease;
-        let v4 = request.ipv4_data.iter().map(|d| (d, false));
-        let v6 = request.ipv6_data.iter().map(|d| (d, true));
+        let v4 = request.ipv4_data.iter().map(|data| (Family::V4, data));
+        let v6 = request.ipv6_data.iter().map(|data| (Family::V6, data));
         let mut subnets = Vec::new();
-        for (data, is_v6) in v4.chain(v6) {
+        for (family, data) in v4.chain(v6) {
             subnets.push(if data.address_space == WITHOUT_IPAM {
-                self.choose_subnet(is_v6, supply)?
+                self.choose_subnet(family, supply)?
             } else {
-                self.read_subnet(data, is_v6, supply)?
+                self.read_subnet(data, family, supply)?
             });
         }
         let Some(first) = request.ipv4_data.first().or(request.ipv6_data.first()) else {
@@ -160,9 +161,10 @@ impl<L: Links> Driver<L> {
                 reason: format!("has no pool: type \"{}\"", self.create_command(supply.flannel, "")),
             });
         };
-        let families = lease.sides.iter().filter(|s| subnets.iter().any(|n| same_family(&n.pool, &s.network)));
+        let families =
+            lease.sides.iter().filter(|s| subnets.iter().any(|n| Family::of(n.pool) == Family::of(s.network)));
         let sides = families.copied().collect();
-        if subnets.iter().any(|s| matches!(s.pool, IpNet::V6(_))) {
+        if subnets.iter().any(|s| Family::of(s.pool) == Family::V6) {
             options.check_mtu_for_v6()?;
         }
         let NetworkOptions { mtu: mtu_option, internal, gateway, isolated, flannel: _ } = options;
@@ -210,8 +212,8 @@ impl<L: Links> Driver<L> {
     }
 
     /// The range of a network whose addresses Docker leaves to us: the largest part of the lease that is free.
-    fn choose_subnet(&self, v6: bool, supply: Supply<'_>) -> Result<Subnet, Error> {
-        let allocation = supply.family(v6, FAMILY, self.store.read(claims))?;
+    fn choose_subnet(&self, family: Family, supply: Supply<'_>) -> Result<Subnet, Error> {
+        let allocation = supply.family(family, FAMILY, self.store.read(claims))?;
         let full = || Error::PoolTooSmall { pool: allocation.side.subnet };
         // Something is in the way, or part of the lease would have been free.
         let pool = allocation.free().ok_or_else(|| allocation.choose().err().unwrap_or_else(full))?;
@@ -219,13 +221,13 @@ impl<L: Links> Driver<L> {
         Ok(Subnet { pool, gateway: IpNet::new(gateway, pool.prefix_len()).map_err(|_| full())? })
     }
 
-    fn read_subnet(&self, data: &IpamData, v6: bool, supply: Supply<'_>) -> Result<Subnet, Error> {
+    fn read_subnet(&self, data: &IpamData, family: Family, supply: Supply<'_>) -> Result<Subnet, Error> {
         let pool = self.pool_of(data)?;
         let gateway: Option<IpNet> = match data.gateway.as_str() {
             "" => None,
             text => Some(text.parse().map_err(|_| bad("gateway", text))?),
         };
-        let allocation = supply.family(v6, FAMILY, self.store.read(claims))?;
+        let allocation = supply.family(family, FAMILY, self.store.read(claims))?;
         if !allocation.side.subnet.contains(&pool) {
             return Err(allocation.foreign(pool));
         }
@@ -259,7 +261,7 @@ impl<L: Links> Driver<L> {
             let other = claims(state)
                 .into_iter()
                 .find(|c| c.network.as_deref() != Some(id) && overlap(&c.subnet, &subnet.pool) && !own(c));
-            if let (Some(claim), Some(side)) = (other, supply.lease.side_of(&subnet.pool)) {
+            if let (Some(claim), Some(side)) = (other, supply.lease.side(subnet.pool)) {
                 return Err(supply.side(side, claims(state)).taken(subnet.pool, &claim));
             }
         }
@@ -319,10 +321,6 @@ fn describe(network: &Network) -> String {
 
 fn bad_gateway_mode(reason: String) -> Error {
     Error::Request { what: "option flannel.gateway=true".to_owned(), reason }
-}
-
-fn same_family(a: &IpNet, b: &IpNet) -> bool {
-    matches!(a, IpNet::V6(_)) == matches!(b, IpNet::V6(_))
 }
 
 /// Docker switches forwarding on for itself unless it was told not to; then nothing leaves the host.
