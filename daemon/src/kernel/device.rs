@@ -7,7 +7,7 @@ use flannel_core::ipnet::IpNet;
 use flannel_core::name::IfName;
 use rtnetlink::LinkUnspec;
 use rtnetlink::packet_route::address::{AddressAttribute, AddressMessage};
-use rtnetlink::packet_route::link::{LinkAttribute, LinkFlags, LinkMessage};
+use rtnetlink::packet_route::link::{LinkAttribute, LinkFlags, LinkInfo, LinkMessage};
 
 use super::netlink::{Netlink, collect, refused};
 use super::{Fault, KernelError};
@@ -64,6 +64,30 @@ impl Netlink {
         Ok(messages.iter().filter_map(address).any(|own| networks.iter().any(|net| net.contains(&own.addr()))))
     }
 
+    /// Removes devices of an earlier run with another backend or VNI: their routes would take precedence over ours. Such
+    /// a device is one that `is_ours` recognises by kind and name and that has an address of this network, so another
+    /// flannel network's is left alone.
+    pub async fn remove_stale_devices(
+        &self,
+        is_ours: impl Fn(&str, &str) -> bool,
+        keep: &[LinkIndex],
+        networks: &[IpNet],
+    ) -> Result<(), KernelError> {
+        let links = collect(self.handle.link().get().execute(), || "list devices".into()).await?;
+        for link in &links {
+            let index = LinkIndex(link.header.index);
+            let (Some(kind), Some(name)) = (kind(link), name(link).and_then(|name| IfName::new(name).ok())) else {
+                continue;
+            };
+            let ours = is_ours(&kind, name.as_str()) && !keep.contains(&index);
+            if ours && self.has_address_in(index, networks).await? {
+                tracing::info!("removing device {name} of an earlier run with another backend or VNI");
+                self.delete_link(index, &name).await?;
+            }
+        }
+        Ok(())
+    }
+
     /// Whether a device of this name is still the one that was made, and up.
     pub async fn device_stands(&self, name: &IfName, made: LinkIndex) -> Result<bool, KernelError> {
         let link = self.link(name).await?;
@@ -109,6 +133,13 @@ pub(super) fn address(message: &AddressMessage) -> Option<IpNet> {
 
 pub(super) fn name(link: &LinkMessage) -> Option<&str> {
     link.attributes.iter().find_map(|a| if let LinkAttribute::IfName(name) = a { Some(name.as_str()) } else { None })
+}
+
+/// The kind of a virtual device, as `ip -d link` shows it.
+fn kind(link: &LinkMessage) -> Option<String> {
+    let infos =
+        link.attributes.iter().find_map(|a| if let LinkAttribute::LinkInfo(infos) = a { Some(infos) } else { None })?;
+    infos.iter().find_map(|info| if let LinkInfo::Kind(kind) = info { Some(kind.to_string()) } else { None })
 }
 
 pub(super) fn mtu(link: &LinkMessage) -> Option<u32> {

@@ -126,20 +126,7 @@ impl Netlink {
 
 impl Kernel for Netlink {
     async fn carry_out(&self, verb: Verb, entries: &[Entry]) -> Result<Vec<Failure>, KernelError> {
-        // Peers are generic netlink's; they come last of what is put and first of what is removed.
-        let is_peer = |entry: &Entry| matches!(entry, Entry::Peer(_));
-        let mut failures = Vec::new();
-        let mut start = 0;
-        for run in entries.chunk_by(|one, next| is_peer(one) == is_peer(next)) {
-            let failed = if is_peer(&run[0]) {
-                self.carry_out_peers(verb, run).await
-            } else {
-                self.socket.lock().await.carry_out(verb, run).await?
-            };
-            failures.extend(failed.into_iter().map(|failure| Failure { place: start + failure.place, ..failure }));
-            start += run.len();
-        }
-        Ok(failures)
+        self.socket.lock().await.carry_out(verb, entries).await
     }
 
     async fn list(&self, scope: &Scope) -> Result<Table, KernelError> {
@@ -159,17 +146,13 @@ impl Kernel for Netlink {
             socket.dump(&request, &mut put).await.map_err(failed)?;
         }
         drop(socket);
-        if scope.peers {
-            for link in &scope.owned {
-                self.peers(*link).await?.into_iter().for_each(|peer| entries.put(Entry::Peer(Box::new(peer))));
-            }
-        }
         Ok(entries)
     }
 }
 
 impl Netlink {
-    async fn carry_out_peers(&self, verb: Verb, entries: &[Entry]) -> Vec<Failure> {
+    /// Puts or removes wireguard peers.
+    pub async fn carry_out_peers(&self, verb: Verb, entries: &[Entry]) -> Vec<Failure> {
         let mut failures = Vec::new();
         for (place, entry) in entries.iter().enumerate() {
             let Entry::Peer(peer) = entry else { continue };
