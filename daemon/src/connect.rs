@@ -98,7 +98,7 @@ impl Connections {
 
     /// The public address, ours or its own, that a route to this lease's subnet would capture.
     fn captured_address(&self, lease: &Lease) -> Option<IpAddr> {
-        let both = |net| [self.own.public(&net), lease.attrs.public(&net)].map(|ip| (net, ip));
+        let both = |net| [self.own.public(net), lease.attrs.public(net)].map(|ip| (net, ip));
         lease.key.nets().flat_map(both).find_map(|(net, ip)| ip.filter(|ip| net.contains(ip)))
     }
 

@@ -65,7 +65,7 @@ impl Filter {
         let rules = config.ranges.values().filter_map(|range| {
             Some(NetworkRules {
                 network: range.network,
-                subnet: lease.net(&range.network)?,
+                subnet: lease.net(range.network)?,
                 masquerade: options.ip_masq,
                 forward: options.forward_rules,
                 random_fully: random_fully && !options.random_fully_off,

@@ -78,14 +78,14 @@ impl Attached for HostGw {
         if remote.attrs.backend_type != "host-gw" {
             return Ok(Vec::new());
         }
-        let subnets = self.ranges.iter().filter_map(|range| remote.key.net(&range.network));
+        let subnets = self.ranges.iter().filter_map(|range| remote.key.net(range.network));
         subnets.map(|subnet| direct_route(remote, subnet, self.link)).collect()
     }
 }
 
 /// A route to a subnet of a lease straight through its host.
 pub(super) fn direct_route(remote: &Lease, dst: IpNet, link: LinkIndex) -> Result<Entry, BadLease> {
-    let via: Option<IpAddr> = remote.attrs.public(&dst);
+    let via: Option<IpAddr> = remote.attrs.public(dst);
     let via = via.ok_or_else(|| BadLease(format!("it has no public address to reach {dst} by")))?;
     Ok(Entry::Route(Route { dst, via: Some(via), link, onlink: false }))
 }

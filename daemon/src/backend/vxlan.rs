@@ -246,7 +246,7 @@ impl Vxlan {
     fn entries_of(&self, remote: &Lease, subnet: IpNet, link: LinkIndex) -> Result<Vec<Entry>, BadLease> {
         let data = remote.attrs.required_data(subnet)?;
         let VxlanData { vtep_mac: mac, .. } = VxlanData::from_json(data)?;
-        let dst = remote.attrs.public(&subnet);
+        let dst = remote.attrs.public(subnet);
         let dst = dst.ok_or_else(|| BadLease(format!("it has no public address to reach {subnet} by")))?;
         let gateway = subnet.network();
         Ok(vec![
