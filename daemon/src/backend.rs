@@ -119,8 +119,7 @@ pub trait Backend {
     ) -> LocalBoxFuture<'a, Result<Box<dyn Attached>, Error>>;
 
     /// Whether its devices are as [`Backend::attach`] left them.
-    fn is_intact<'a>(&'a self, kernel: &'a Netlink) -> LocalBoxFuture<'a, Result<bool, KernelError>> {
-        let _ = kernel;
+    fn is_intact<'a>(&'a self, _kernel: &'a Netlink) -> LocalBoxFuture<'a, Result<bool, KernelError>> {
         Box::pin(async { Ok(true) })
     }
 
@@ -130,8 +129,7 @@ pub trait Backend {
     }
 
     /// Last step, at shutdown: removes what shall not outlive the daemon.
-    fn detach<'a>(&'a self, kernel: &'a Netlink) -> LocalBoxFuture<'a, ()> {
-        let _ = kernel;
+    fn detach<'a>(&'a self, _kernel: &'a Netlink) -> LocalBoxFuture<'a, ()> {
         Box::pin(async {})
     }
 }
@@ -165,9 +163,7 @@ pub trait Attached {
 
     /// Called after each change with all remote leases that are to be connected, for a backend whose connections are not
     /// entries. Returns at once.
-    fn on_leases(&self, remote: &mut dyn Iterator<Item = &Lease>) {
-        let _ = remote;
-    }
+    fn on_leases(&self, _remote: &mut dyn Iterator<Item = &Lease>) {}
 }
 
 /// The part of the lease's attributes that is the same for all backends.

@@ -52,7 +52,7 @@ mod tests {
     use proptest::prelude::*;
 
     fn range(text: &str) -> Range {
-        NetworkConfig::parse(text).unwrap().ranges.v4.unwrap()
+        *NetworkConfig::parse(text).unwrap().ranges.values().next().unwrap()
     }
 
     fn nets(texts: &[&str]) -> Vec<IpNet> {

@@ -14,7 +14,7 @@ use ipnet::{IpNet, Ipv4Net};
 
 use crate::key::SubnetKey;
 use crate::name::Mac;
-use crate::wireguard::{PublicKey, Secret};
+use crate::wireguard::{PrivateKey, PublicKey};
 
 /// The kernel's number of an interface.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -67,7 +67,7 @@ pub struct Peer {
     /// The subnets behind it; nothing where the kernel has what no lease says.
     pub allowed: Option<SubnetKey>,
     /// The key all hosts share.
-    pub psk: Option<Secret>,
+    pub psk: Option<PrivateKey>,
     /// How often a silent tunnel sends something, in seconds; 0 for never.
     pub keepalive: u16,
 }

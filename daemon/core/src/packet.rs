@@ -1,15 +1,15 @@
 //! What the udp backend does to packets; no sockets here. docs/upstream.md, section 5.2.
 //!
 //! A datagram between hosts holds one whole IPv4 packet. The kernel likes to hand over, and to be handed, many at once:
-//! [`cut`] makes wire packets of what it gives, [`join`] makes one of many of what the wire gives, and [`offload`] is
+//! [`segment`] makes wire packets of what it gives, [`coalesce`] makes one of many of what the wire gives, and [`offload`] is
 //! the header by which both sides say so. Whatever the bytes, no function here panics.
 
 use std::net::Ipv4Addr;
 
 pub mod checksum;
-pub mod cut;
-pub mod join;
+pub mod coalesce;
 pub mod offload;
+pub mod segment;
 
 const ICMP: u8 = 1;
 const TCP: u8 = 6;
@@ -87,7 +87,7 @@ impl<'a> Packet<'a> {
 
     /// Takes one off the time to live, and off the checksum what belongs to it (RFC 1624); false when the packet may
     /// not go on. Upstream drops such packets without a word, and so do we.
-    pub fn hop(&mut self) -> bool {
+    pub fn decrement_ttl(&mut self) -> bool {
         if self.bytes[8] <= 1 {
             return false;
         }
@@ -170,12 +170,12 @@ mod tests {
     fn two_hops_give_upstreams_bytes_and_the_last_one_drops() {
         let mut packet = bytes(TTL_3);
         let mut parsed = Packet::parse(&mut packet).unwrap();
-        assert!(parsed.hop() && parsed.hop());
+        assert!(parsed.decrement_ttl() && parsed.decrement_ttl());
         assert_eq!(parsed.bytes(), bytes(TTL_1));
-        assert!(!parsed.hop());
+        assert!(!parsed.decrement_ttl());
         let mut dead = bytes(TTL_3);
         dead[8] = 0;
-        assert!(!Packet::parse(&mut dead).unwrap().hop());
+        assert!(!Packet::parse(&mut dead).unwrap().decrement_ttl());
     }
 
     #[test]
@@ -188,7 +188,7 @@ mod tests {
             let sum = checksum::field(checksum::sum(&packet[..20]));
             packet[10..12].copy_from_slice(&sum);
             let mut parsed = Packet::parse(&mut packet).unwrap();
-            assert!(parsed.hop());
+            assert!(parsed.decrement_ttl());
             assert!(checksum::is_right(checksum::sum(&packet[..20])), "id {id}");
         }
     }

@@ -45,16 +45,16 @@ impl fmt::Debug for PublicKey {
 
 /// A private or preshared key; it never shows itself.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub struct Secret(pub [u8; 32]);
+pub struct PrivateKey(pub [u8; 32]);
 
-impl Secret {
+impl PrivateKey {
     /// As a key file has it.
     pub fn to_base64(self) -> String {
         BASE64.encode(self.0)
     }
 }
 
-impl FromStr for Secret {
+impl FromStr for PrivateKey {
     type Err = BadKey;
 
     fn from_str(text: &str) -> Result<Self, BadKey> {
@@ -62,9 +62,9 @@ impl FromStr for Secret {
     }
 }
 
-impl fmt::Debug for Secret {
+impl fmt::Debug for PrivateKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Secret(..)")
+        f.write_str("PrivateKey(..)")
     }
 }
 
@@ -140,8 +140,8 @@ mod tests {
         );
         let port = format!(r#"{{"PublicKey":"{KEY}","Port":70000}}"#);
         assert_eq!(says(&port), "BackendData.Port is 70000, which is not a UDP port");
-        assert_eq!(format!("{:?}", KEY.parse::<Secret>()), "Ok(Secret(..))");
-        assert_eq!(format!(" {KEY}\n").parse::<Secret>().unwrap().to_base64(), KEY);
+        assert_eq!(format!("{:?}", KEY.parse::<PrivateKey>()), "Ok(PrivateKey(..))");
+        assert_eq!(format!(" {KEY}\n").parse::<PrivateKey>().unwrap().to_base64(), KEY);
     }
 
     proptest::proptest! {

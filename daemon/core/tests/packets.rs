@@ -5,9 +5,9 @@ use std::collections::BTreeMap;
 use std::ops::Range;
 
 use flannel_core::packet::Packet;
-use flannel_core::packet::cut::cut;
-use flannel_core::packet::join::{Joiner, Takes};
+use flannel_core::packet::coalesce::{Coalescer, TunOffloads};
 use flannel_core::packet::offload::{Kind, Offload};
+use flannel_core::packet::segment::segment;
 use proptest::collection::vec;
 use proptest::prelude::*;
 use proptest::sample::select;
@@ -19,7 +19,7 @@ const PSH: u8 = 0x08;
 const ACK: u8 = 0x10;
 const ECE: u8 = 0x40;
 const CWR: u8 = 0x80;
-const BOTH: Takes = Takes { tcp: true, udp: true };
+const BOTH: TunOffloads = TunOffloads { tcp: true, udp: true };
 
 /// One packet in words.
 #[derive(Debug, Clone, PartialEq)]
@@ -99,7 +99,7 @@ impl Plain {
     }
 
     /// The packets a host without offloads would have sent.
-    fn cut(&self, size: usize) -> Vec<Self> {
+    fn split(&self, size: usize) -> Vec<Self> {
         let pieces: Vec<&[u8]> = self.payload.chunks(size).collect();
         let last = pieces.len() - 1;
         let piece = |(number, payload): (usize, &&[u8])| {
@@ -167,14 +167,14 @@ fn pieces(offload: &Offload, packet: &mut [u8]) -> Option<Vec<Vec<u8>>> {
     let mut heads = vec![0xee; 3];
     let mut places = Vec::new();
     let mut parsed = Packet::parse(packet)?;
-    cut(offload, &mut parsed, &mut heads, |piece| places.push(piece)).ok()?;
+    segment(offload, &mut parsed, &mut heads, |piece| places.push(piece)).ok()?;
     Some(places.into_iter().map(|p| [&heads[p.head], &packet[p.body]].concat()).collect())
 }
 
 /// What the crate makes of a batch: an offload header and a packet for each write.
-fn joined(packets: &[Vec<u8>], takes: Takes) -> Vec<(Offload, Vec<u8>)> {
+fn joined(packets: &[Vec<u8>], takes: TunOffloads) -> Vec<(Offload, Vec<u8>)> {
     let mut buffer = Vec::new();
-    let mut joiner = Joiner::new(takes);
+    let mut coalescer = Coalescer::new(takes);
     let mut places: Vec<Range<usize>> = Vec::new();
     for packet in packets {
         places.push(buffer.len()..buffer.len() + packet.len());
@@ -183,12 +183,12 @@ fn joined(packets: &[Vec<u8>], takes: Takes) -> Vec<(Offload, Vec<u8>)> {
     for place in places {
         let length = Packet::parse(&mut buffer[place.clone()]).map(|p| p.bytes().len());
         if let Some(length) = length {
-            joiner.add(&buffer, place.start..place.start + length);
+            coalescer.add(&buffer, place.start..place.start + length);
         }
     }
     let mut out = Vec::new();
     let mut count = 0;
-    let done: Result<(), ()> = joiner.drain(|join| {
+    let done: Result<(), ()> = coalescer.drain(|join| {
         let mut packet = join.head.to_vec();
         join.parts.iter().for_each(|part| packet.extend(&buffer[part.clone()]));
         out.push((join.offload, packet));
@@ -231,7 +231,7 @@ fn recut((offload, packet): &(Offload, Vec<u8>)) -> Vec<Vec<u8>> {
         options: if tcp { packet[40..header].to_vec() } else { Vec::new() },
         payload: packet[header..].to_vec(),
     };
-    plain.cut(usize::from(offload.segment)).iter().map(Plain::bytes).collect()
+    plain.split(usize::from(offload.segment)).iter().map(Plain::bytes).collect()
 }
 
 /// Both addresses; the protocol and both ports.
@@ -298,7 +298,7 @@ proptest! {
         let mut bytes = plain.bytes();
         let at = if plain.tcp { 36 } else { 26 };
         bytes[at..at + 2].copy_from_slice(&junk);
-        let expected: Vec<Vec<u8>> = plain.cut(size).iter().map(Plain::bytes).collect();
+        let expected: Vec<Vec<u8>> = plain.split(size).iter().map(Plain::bytes).collect();
         let pieces = pieces(&plain.offload(size), &mut bytes).unwrap();
         prop_assert!(pieces.iter().all(|piece| sums_are_right(piece)));
         prop_assert_eq!(pieces, expected);
@@ -319,7 +319,7 @@ proptest! {
 
     /// Every super-packet that is cut and then joined is itself.
     #[test]
-    fn cut_and_joined_is_itself(plain in any_plain(20_000), size in 300..1500_usize) {
+    fn segmenting_undoes_coalescing(plain in any_plain(20_000), size in 300..1500_usize) {
         prop_assume!(plain.flags & CWR == 0 && plain.payload.len() > size);
         let pieces = pieces(&plain.offload(size), &mut plain.bytes()).unwrap();
         prop_assume!(plain.tcp || pieces.len() <= 64);
@@ -341,7 +341,7 @@ proptest! {
         turns in vec((any::<prop::sample::Index>(), fate()), 1..80),
         (tcp, udp) in any::<(bool, bool)>(),
     ) {
-        let mut sources: Vec<std::vec::IntoIter<Plain>> = flows.iter().map(|(p, size)| p.cut(*size).into_iter()).collect();
+        let mut sources: Vec<std::vec::IntoIter<Plain>> = flows.iter().map(|(p, size)| p.split(*size).into_iter()).collect();
         let mut packets = Vec::new();
         for (index, fate) in turns {
             let Some(plain) = sources[index.index(flows.len())].next() else { continue };
@@ -359,7 +359,7 @@ proptest! {
             }
             packets.push(bytes);
         }
-        let writes = joined(&packets, Takes { tcp, udp });
+        let writes = joined(&packets, TunOffloads { tcp, udp });
         let taken = |kind| kind == Kind::Single || if kind == Kind::Tcp { tcp } else { udp };
         prop_assert!(writes.iter().all(|(offload, _)| taken(offload.kind)));
         let again: Vec<Vec<u8>> = writes.iter().flat_map(recut).collect();
@@ -387,7 +387,7 @@ proptest! {
         let writes = joined(&[bytes.clone(), bytes.clone(), bytes.clone()], BOTH);
         prop_assert!(writes.iter().all(|(_, packet)| packet.len() <= 65_535));
         if let Some(mut packet) = Packet::parse(&mut bytes.clone()) {
-            packet.hop();
+            packet.decrement_ttl();
             packet.unreachable(std::net::Ipv4Addr::LOCALHOST);
         }
         if let Some(pieces) = pieces(&offload, &mut bytes) {
@@ -415,7 +415,7 @@ fn a_constant_identification_is_joined_if_it_means_nothing() {
         payload: vec![5; 3000],
     };
     for (dont_fragment, writes) in [(true, 1), (false, 3)] {
-        let mut packets = Plain { dont_fragment, ..plain.clone() }.cut(1000);
+        let mut packets = Plain { dont_fragment, ..plain.clone() }.split(1000);
         packets.iter_mut().for_each(|p| p.id = 0);
         let packets: Vec<Vec<u8>> = packets.iter().map(Plain::bytes).collect();
         assert_eq!(joined(&packets, BOTH).len(), writes, "DF {dont_fragment}");
@@ -440,16 +440,16 @@ fn a_super_packet_has_its_bounds() {
         options: Vec::new(),
         payload: vec![9; payload],
     };
-    let cut_all = |p: &Plain, size| p.cut(size).iter().map(Plain::bytes).collect::<Vec<_>>();
-    let mut packets = cut_all(&plain(true, 65_000), 1420);
+    let split_all = |p: &Plain, size| p.split(size).iter().map(Plain::bytes).collect::<Vec<_>>();
+    let mut packets = split_all(&plain(true, 65_000), 1420);
     let behind = Plain { sequence: 65_000 - 65_000 % 1420, id: 65_500_u16.wrapping_add(45), ..plain(true, 20_000) };
     packets.pop();
-    packets.extend(cut_all(&behind, 1420));
+    packets.extend(split_all(&behind, 1420));
     let sizes: Vec<usize> = joined(&packets, BOTH).iter().map(|(_, p)| p.len()).collect();
     assert_eq!(sizes.iter().map(|s| s - 40).sum::<usize>(), 65_000 - 65_000 % 1420 + 20_000);
     assert_eq!(sizes.len(), 2, "{sizes:?}");
     assert!(sizes[0] <= 65_535 && sizes[0] + 1420 > 65_535, "{sizes:?}");
-    let packets = cut_all(&plain(false, 20_000), 100);
+    let packets = split_all(&plain(false, 20_000), 100);
     let sizes: Vec<usize> = joined(&packets, BOTH).iter().map(|(_, p)| p.len()).collect();
     assert_eq!(sizes, [6428, 6428, 6428, 828]);
 }

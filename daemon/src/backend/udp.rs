@@ -36,12 +36,12 @@ pub use table::Tunnels;
 
 pub mod device;
 pub mod drops;
-mod inward;
-mod outward;
 pub mod proxy;
+mod receiver;
+mod sender;
 pub mod sys;
 pub mod table;
-pub mod wire;
+pub mod transport;
 
 /// Outer IPv4 (20) and UDP (8) headers, in bytes.
 const OVERHEAD: u32 = 28;
@@ -111,13 +111,13 @@ impl Prepared {
             // The old proxy must be gone first: its socket has the port.
             self.running = None;
             let tunnels = Tunnels::default();
-            let manner = proxy::Manner {
+            let config = proxy::ProxyConfig {
                 listen: self.listen,
                 own: subnet.network(),
                 offload: self.options.offload,
                 any_source: self.options.any_source,
             };
-            let proxy = proxy::Proxy::start(NAME, manner, tunnels.clone(), &self.store).map_err(fail)?;
+            let proxy = proxy::Proxy::start(NAME, config, tunnels.clone(), &self.store).map_err(fail)?;
             let name = IfName::new(proxy.device()).map_err(|e| fail(e.to_string()))?;
             self.running = Some(Running { name, tunnels, _proxy: proxy });
         }

@@ -19,7 +19,7 @@ use flannel_core::key::SubnetKey;
 use flannel_core::lease::{BadLease, Lease, LeaseAttrs};
 use flannel_core::name::IfName;
 use flannel_core::net::without;
-use flannel_core::wireguard::{PublicKey, Secret, WireguardData};
+use flannel_core::wireguard::{PrivateKey, PublicKey, WireguardData};
 use futures_util::future::LocalBoxFuture;
 
 use super::{Attached, Backend, Context, DevicePattern, Kind, base, setup};
@@ -62,7 +62,7 @@ struct Device {
 /// The devices, and the key the other hosts are told.
 pub struct Prepared {
     devices: Vec<Device>,
-    key: Secret,
+    key: PrivateKey,
     public_key: PublicKey,
     options: Options,
     own: Own,

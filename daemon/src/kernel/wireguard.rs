@@ -8,7 +8,7 @@ use flannel_core::entry::{LinkIndex, Peer};
 use flannel_core::ipnet::IpNet;
 use flannel_core::key::SubnetKey;
 use flannel_core::name::IfName;
-use flannel_core::wireguard::{PublicKey, Secret};
+use flannel_core::wireguard::{PrivateKey, PublicKey};
 use futures_util::StreamExt as _;
 use netlink_packet_generic::GenlMessage;
 use netlink_packet_generic::ctrl::nlas::GenlCtrlAttrs;
@@ -70,7 +70,7 @@ impl Netlink {
     }
 
     /// Gives a device its key and port.
-    pub async fn set_wireguard(&self, link: LinkIndex, key: Secret, port: u16) -> Result<(), KernelError> {
+    pub async fn set_wireguard(&self, link: LinkIndex, key: PrivateKey, port: u16) -> Result<(), KernelError> {
         let what = || format!("set key and port {port} of wireguard device {}", link.0);
         let attributes = vec![
             WireguardAttribute::IfIndex(link.0),
@@ -240,7 +240,7 @@ fn read_peers(link: LinkIndex, attributes: impl Iterator<Item = WireguardAttribu
         for part in parts {
             match part {
                 WireguardPeerAttribute::Endpoint(endpoint) => peer.endpoint = endpoint,
-                WireguardPeerAttribute::PresharedKey(psk) => peer.psk = (psk != [0; 32]).then_some(Secret(psk)),
+                WireguardPeerAttribute::PresharedKey(psk) => peer.psk = (psk != [0; 32]).then_some(PrivateKey(psk)),
                 WireguardPeerAttribute::PersistentKeepalive(seconds) => peer.keepalive = seconds,
                 WireguardPeerAttribute::AllowedIps(ips) => nets.extend(ips.iter().filter_map(read_allowed_ip)),
                 _ => {}

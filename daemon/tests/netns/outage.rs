@@ -99,7 +99,7 @@ fn what_an_emptied_etcd_lost_stays_for_a_minute() {
         };
         holds("both routes", Duration::from_secs(3), || stand(2))?;
         eventually("the end of what nobody put back", Duration::from_secs(75), || stand(1))?;
-        daemon.says("dropped: 10.5.201.0-24")?;
+        daemon.says("nobody restored: 10.5.201.0-24")?;
         comes(host, &routes[0])
     });
 }

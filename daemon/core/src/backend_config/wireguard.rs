@@ -1,7 +1,7 @@
 //! Options of `wireguard`.
 
 use super::Fields;
-use crate::wireguard::Secret;
+use crate::wireguard::PrivateKey;
 
 /// Options of `wireguard`.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -13,7 +13,7 @@ pub struct Wireguard {
     /// MTU of the outer packets, in bytes; default that of the external interface.
     pub mtu: Option<u32>,
     /// A key all hosts share, on top of each host's own.
-    pub psk: Option<Secret>,
+    pub psk: Option<PrivateKey>,
     /// How often a silent tunnel sends something, in seconds; 0, the default, for never.
     pub keepalive: u16,
     /// How many devices there are, and by which addresses hosts are reached.
@@ -75,7 +75,7 @@ fn read_mode(fields: &mut Fields<'_>) -> Mode {
 }
 
 /// What was found is not repeated: it may be a secret with a slip in it.
-fn read_psk(fields: &mut Fields<'_>) -> Option<Secret> {
+fn read_psk(fields: &mut Fields<'_>) -> Option<PrivateKey> {
     let Ok(text) = fields.object.get::<String>("PSK", "") else {
         fields.mistakes.push("Backend.PSK is not a text".into());
         return None;

@@ -3,7 +3,7 @@
 use std::io::{self, IoSlice};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-use flannel_core::packet::join::Takes;
+use flannel_core::packet::coalesce::TunOffloads;
 use flannel_core::packet::offload::{self, Offload};
 use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
 
@@ -16,7 +16,7 @@ pub struct Device {
     descriptor: OwnedFd,
     name: String,
     header: bool,
-    takes: Takes,
+    takes: TunOffloads,
     checksums: bool,
 }
 
@@ -44,7 +44,7 @@ impl Device {
         let (name, header) = sys::describe(descriptor.as_fd())?;
         let flags = fcntl_getfl(&descriptor)?;
         fcntl_setfl(&descriptor, flags | OFlags::NONBLOCK)?;
-        let mut device = Self { descriptor, name, header, takes: Takes::default(), checksums: false };
+        let mut device = Self { descriptor, name, header, takes: TunOffloads::default(), checksums: false };
         if header {
             device.ask();
         }
@@ -55,14 +55,14 @@ impl Device {
     fn ask(&mut self) {
         let tcp = offloads::CSUM | offloads::TSO4;
         let steps = [
-            (tcp | offloads::TSO_ECN | offloads::USO, Takes { tcp: true, udp: true }),
-            (tcp | offloads::TSO_ECN, Takes { tcp: true, udp: false }),
-            (tcp, Takes { tcp: true, udp: false }),
-            (offloads::CSUM, Takes::default()),
+            (tcp | offloads::TSO_ECN | offloads::USO, TunOffloads { tcp: true, udp: true }),
+            (tcp | offloads::TSO_ECN, TunOffloads { tcp: true, udp: false }),
+            (tcp, TunOffloads { tcp: true, udp: false }),
+            (offloads::CSUM, TunOffloads::default()),
         ];
         let agreed = steps.iter().find(|(flags, _)| sys::set_offload(self.as_fd(), *flags).is_ok());
         self.checksums = agreed.is_some();
-        self.takes = agreed.map_or(Takes::default(), |(_, takes)| *takes);
+        self.takes = agreed.map_or(TunOffloads::default(), |(_, takes)| *takes);
     }
 
     /// The device's name.
@@ -76,15 +76,15 @@ impl Device {
     }
 
     /// Which super-packets it takes.
-    pub fn takes(&self) -> Takes {
+    pub fn takes(&self) -> TunOffloads {
         self.takes
     }
 
     /// What the kernel leaves to us, for the log.
     pub fn describe(&self) -> &'static str {
         match (self.takes, self.checksums) {
-            (Takes { tcp: true, udp: true }, _) => "checksums, TCP and UDP segmentation",
-            (Takes { tcp: true, udp: false }, _) => "checksums and TCP segmentation",
+            (TunOffloads { tcp: true, udp: true }, _) => "checksums, TCP and UDP segmentation",
+            (TunOffloads { tcp: true, udp: false }, _) => "checksums and TCP segmentation",
             (_, true) => "checksums",
             (_, false) => "nothing",
         }

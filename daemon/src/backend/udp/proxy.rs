@@ -12,10 +12,10 @@ use std::thread::JoinHandle;
 use rustix::event::{EventfdFlags, PollFd, PollFlags, eventfd, poll};
 
 use super::device::Device;
-use super::inward::Inward;
-use super::outward::Outward;
+use super::receiver::Receiver;
+use super::sender::Sender;
 use super::table::Tunnels;
-use super::wire::Wire;
+use super::transport::UdpTransport;
 use crate::service_manager::DescriptorStore;
 
 /// The names of what outlives the daemon.
@@ -24,7 +24,7 @@ const DEVICE: &str = "flannel-tun";
 
 /// How packets are carried.
 #[derive(Debug, Clone, Copy)]
-pub struct Manner {
+pub struct ProxyConfig {
     /// Where the socket is, and with that the source of what is sent.
     pub listen: SocketAddrV4,
     /// The host's own end of the network, for messages to its senders.
@@ -43,7 +43,7 @@ pub struct Proxy {
 
 struct Shared {
     device: Device,
-    wire: Wire,
+    wire: UdpTransport,
     tunnels: Tunnels,
     stop: OwnedFd,
 }
@@ -51,10 +51,10 @@ struct Shared {
 impl Proxy {
     /// Opens the device (its name may have a `%d` for the kernel to fill in) and the socket, and starts the threads.
     /// The error is a sentence with the remedy.
-    pub fn start(name: &str, manner: Manner, tunnels: Tunnels, store: &DescriptorStore) -> Result<Self, String> {
-        let Manner { listen, offload, .. } = manner;
+    pub fn start(name: &str, config: ProxyConfig, tunnels: Tunnels, store: &DescriptorStore) -> Result<Self, String> {
+        let ProxyConfig { listen, offload, .. } = config;
         let socket = kept_socket(listen, store).map_or_else(|| bind(listen), Ok)?;
-        let wire = Wire::new(socket, offload).map_err(|e| format!("can't set up the UDP socket: {e}"))?;
+        let wire = UdpTransport::new(socket, offload).map_err(|e| format!("can't set up the UDP socket: {e}"))?;
         let device = kept_device(offload, store).map_or_else(|| Device::open(name, offload), Ok)?;
         store.keep(SOCKET, wire.as_fd());
         store.keep(DEVICE, device.as_fd());
@@ -69,12 +69,12 @@ impl Proxy {
         let mut proxy = Self { shared: Arc::new(Shared { device, wire, tunnels, stop }), threads: Vec::new() };
         proxy.spawn("udp-out", move |shared| {
             let Shared { device, wire, tunnels, .. } = shared;
-            let mut outward = Outward::new(device, wire, tunnels, manner.own, offload);
+            let mut outward = Sender::new(device, wire, tunnels, config.own, offload);
             until_stopped(device.as_fd(), shared, || outward.carry())
         })?;
         proxy.spawn("udp-in", move |shared| {
             let Shared { device, wire, tunnels, .. } = shared;
-            let mut inward = Inward::new(device, wire, tunnels, manner.any_source, offload);
+            let mut inward = Receiver::new(device, wire, tunnels, config.any_source, offload);
             until_stopped(wire.as_fd(), shared, || inward.carry())
         })?;
         Ok(proxy)

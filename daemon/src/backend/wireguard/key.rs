@@ -4,13 +4,13 @@ use std::fs;
 use std::io;
 use std::path::Path;
 
-use flannel_core::wireguard::{PublicKey, Secret};
+use flannel_core::wireguard::{PrivateKey, PublicKey};
 
 /// Names another key file than the usual one.
 pub(super) const VARIABLE: &str = "WIREGUARD_KEY_FILE";
 
 /// Reads the key; nothing when there is no file. Errors are one line that names the file.
-pub(super) fn read(path: &Path) -> Result<Option<Secret>, String> {
+pub(super) fn read(path: &Path) -> Result<Option<PrivateKey>, String> {
     match fs::read_to_string(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
         Err(error) => Err(fault("read", path, &error)),
@@ -19,7 +19,7 @@ pub(super) fn read(path: &Path) -> Result<Option<Secret>, String> {
 }
 
 /// Makes a key.
-pub(super) fn make(path: &Path) -> Result<Secret, String> {
+pub(super) fn make(path: &Path) -> Result<PrivateKey, String> {
     let made = generate().and_then(|key| flannel_host::files::create_new(path, key.to_base64().as_bytes(), 0o400));
     made.map_err(|e| fault("make", path, &e))?;
     // Another daemon of this host may have been quicker: what stands in the file counts.
@@ -31,11 +31,11 @@ fn fault(what: &str, path: &Path, error: &io::Error) -> String {
 }
 
 /// The public half.
-pub(super) fn public(key: Secret) -> PublicKey {
+pub(super) fn public(key: PrivateKey) -> PublicKey {
     PublicKey(x25519_dalek::x25519(key.0, x25519_dalek::X25519_BASEPOINT_BYTES))
 }
 
-fn parse(text: &str, path: &Path) -> Result<Secret, String> {
+fn parse(text: &str, path: &Path) -> Result<PrivateKey, String> {
     text.parse().map_err(|e| {
         format!(
             "the key file {} holds {e}; remove it, and a new key is made, or put one by `wg genkey`",
@@ -45,7 +45,7 @@ fn parse(text: &str, path: &Path) -> Result<Secret, String> {
 }
 
 /// Random, with the bits set that make it a key of this curve (as `wg genkey` prints it).
-fn generate() -> io::Result<Secret> {
+fn generate() -> io::Result<PrivateKey> {
     let mut bytes = [0; 32];
     let mut filled = 0;
     while filled < bytes.len() {
@@ -53,7 +53,7 @@ fn generate() -> io::Result<Secret> {
     }
     bytes[0] &= 248;
     bytes[31] = bytes[31] & 127 | 64;
-    Ok(Secret(bytes))
+    Ok(PrivateKey(bytes))
 }
 
 #[cfg(test)]

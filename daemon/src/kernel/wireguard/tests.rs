@@ -29,7 +29,7 @@ fn peer() -> Peer {
         key: PublicKey([0x11; 32]),
         endpoint: "192.0.2.7:51820".parse().unwrap(),
         allowed: Some("10.5.1.0-24&fd00:5:0:1::-64".parse().unwrap()),
-        psk: Some(Secret([0x22; 32])),
+        psk: Some(PrivateKey([0x22; 32])),
         keepalive: 25,
     }
 }

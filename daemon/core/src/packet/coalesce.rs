@@ -1,7 +1,7 @@
 //! Joining packets of one flow, as they came from the wire, into super-packets for the kernel.
 //!
 //! The rules are those of the kernel's own joining (GRO): TCP segments in sequence, UDP datagrams of equal size, headers
-//! that differ only in what [`super::cut`] would make differ, every checksum right. What was joined and is cut again
+//! that differ only in what [`super::segment`] would make differ, every checksum right. What was joined and is cut again
 //! gives the packets as they came; only the IPv4 identification of packets that must not be fragmented may differ, since
 //! it means nothing there (RFC 6864). Anything else stays as it is, and packets of one flow never change their order;
 //! fragments count as of any flow between their addresses.
@@ -23,7 +23,7 @@ const DONT_FRAGMENT: u16 = 0x4000;
 
 /// What the kernel of the device takes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Takes {
+pub struct TunOffloads {
     /// Super-packets of TCP.
     pub tcp: bool,
     /// Super-packets of UDP.
@@ -32,7 +32,7 @@ pub struct Takes {
 
 /// One write to the device: an [`Offload`] header, a packet's header, the parts of its payload.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Joined<'a> {
+pub struct SuperPacket<'a> {
     /// What precedes the packet if the device wants an [`Offload`] header.
     pub offload: Offload,
     /// The packet's header; empty when the first part is the whole packet as it came.
@@ -45,15 +45,15 @@ pub struct Joined<'a> {
 
 /// Packets of one batch, joined as far as they can be.
 #[derive(Debug, Default)]
-pub struct Joiner {
-    takes: Takes,
+pub struct Coalescer {
+    takes: TunOffloads,
     /// Only the first `used` count; the others wait to be used again.
-    joins: Vec<Join>,
+    groups: Vec<Group>,
     used: usize,
 }
 
 #[derive(Debug, Default)]
-struct Join {
+struct Group {
     /// Both addresses.
     pair: u64,
     /// What the packets have in common, while more may follow.
@@ -109,9 +109,9 @@ struct Flow {
     ends: bool,
 }
 
-impl Joiner {
-    /// A joiner for a device that takes these.
-    pub fn new(takes: Takes) -> Self {
+impl Coalescer {
+    /// A coalescer for a device that takes these.
+    pub fn new(takes: TunOffloads) -> Self {
         Self { takes, ..Self::default() }
     }
 
@@ -127,7 +127,7 @@ impl Joiner {
         let ports = ports_of(bytes);
         let flow = Flow::of(bytes, self.takes);
         // At most one join of a flow is open: before another is begun, it is closed.
-        for join in self.joins[..self.used].iter_mut().rev().filter(|join| join.pair == pair) {
+        for join in self.groups[..self.used].iter_mut().rev().filter(|join| join.pair == pair) {
             let Some(open) = &join.open else { continue };
             match &flow {
                 // It goes nowhere, and nothing of its flow may go before it. Of a fragment the flow is not known.
@@ -146,10 +146,10 @@ impl Joiner {
     }
 
     fn start(&mut self, pair: u64, place: Range<usize>, flow: Option<Flow>) {
-        if self.used == self.joins.len() {
-            self.joins.push(Join::default());
+        if self.used == self.groups.len() {
+            self.groups.push(Group::default());
         }
-        let join = &mut self.joins[self.used];
+        let join = &mut self.groups[self.used];
         self.used += 1;
         join.pair = pair;
         join.kind = flow.map(|flow| flow.transport);
@@ -162,17 +162,17 @@ impl Joiner {
     }
 
     /// Calls `write` for each packet of the batch as it is to be written, in order.
-    pub fn drain<E>(&mut self, mut write: impl FnMut(&Joined<'_>) -> Result<(), E>) -> Result<(), E> {
+    pub fn drain<E>(&mut self, mut write: impl FnMut(&SuperPacket<'_>) -> Result<(), E>) -> Result<(), E> {
         let used = std::mem::take(&mut self.used);
-        for join in &mut self.joins[..used] {
+        for join in &mut self.groups[..used] {
             let offload = join.finish();
-            write(&Joined { offload, head: &join.head, parts: &join.parts, packets: join.parts.len() })?;
+            write(&SuperPacket { offload, head: &join.head, parts: &join.parts, packets: join.parts.len() })?;
         }
         Ok(())
     }
 }
 
-impl Join {
+impl Group {
     /// Adds a packet of the same flow if nothing speaks against it.
     fn append(&mut self, buffer: &[u8], place: Range<usize>, next: &Flow) -> bool {
         let Some(open) = &mut self.open else { return false };
@@ -251,7 +251,7 @@ impl Join {
 
 impl Flow {
     /// Nothing if the packet can't be part of a super-packet.
-    fn of(bytes: &[u8], takes: Takes) -> Option<Self> {
+    fn of(bytes: &[u8], takes: TunOffloads) -> Option<Self> {
         // Options and fragments stay alone, as for the kernel.
         let ports = ports_of(bytes)?;
         let rest = &bytes[IPV4_HEADER..];

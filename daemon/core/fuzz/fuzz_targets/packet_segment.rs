@@ -3,7 +3,7 @@
 #![no_main]
 
 use flannel_core::packet::Packet;
-use flannel_core::packet::cut::cut;
+use flannel_core::packet::segment::segment;
 use flannel_core::packet::offload::{LENGTH, Offload};
 
 libfuzzer_sys::fuzz_target!(|data: &[u8]| {
@@ -11,11 +11,11 @@ libfuzzer_sys::fuzz_target!(|data: &[u8]| {
     let mut bytes = rest.to_vec();
     let Some(mut packet) = Packet::parse(&mut bytes) else { return };
     let total = packet.bytes().len();
-    packet.hop();
+    packet.decrement_ttl();
     packet.unreachable(std::net::Ipv4Addr::LOCALHOST);
     let mut heads = Vec::new();
     let mut pieces = Vec::new();
-    if cut(&Offload::parse(*header), &mut packet, &mut heads, |piece| pieces.push(piece)).is_err() {
+    if segment(&Offload::parse(*header), &mut packet, &mut heads, |piece| pieces.push(piece)).is_err() {
         assert!(pieces.is_empty());
         return;
     }

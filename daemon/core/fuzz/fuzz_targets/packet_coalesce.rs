@@ -3,24 +3,24 @@
 #![no_main]
 
 use flannel_core::packet::Packet;
-use flannel_core::packet::join::{Joiner, Takes};
+use flannel_core::packet::coalesce::{Coalescer, Takes};
 
 libfuzzer_sys::fuzz_target!(|data: &[u8]| {
     let mut buffer = data.to_vec();
-    let mut joiner = Joiner::new(Takes { tcp: true, udp: true });
+    let mut coalescer = Coalescer::new(TunOffloads { tcp: true, udp: true });
     let (mut at, mut added) = (0, 0);
     while at + 2 <= buffer.len() {
         let start = at + 2;
         let end = (start + usize::from(u16::from_be_bytes([buffer[at], buffer[at + 1]]))).min(buffer.len());
         let length = Packet::parse(&mut buffer[start..end]).map(|packet| packet.bytes().len());
         if let Some(length) = length {
-            joiner.add(&buffer, start..start + length);
+            coalescer.add(&buffer, start..start + length);
             added += 1;
         }
         at = end;
     }
     let mut written = 0;
-    let drained: Result<(), ()> = joiner.drain(|joined| {
+    let drained: Result<(), ()> = coalescer.drain(|joined| {
         written += joined.packets;
         assert!(joined.head.len() + joined.parts.iter().map(|part| part.len()).sum::<usize>() <= 65_535);
         Ok(())

@@ -16,13 +16,13 @@ use crate::backend::udp::drops::drop_for;
 use crate::metrics::METRICS;
 
 /// The most datagrams of one send (`UDP_MAX_SEGMENTS` of linux/udp.h, 64 before 6.9).
-const MOST: usize = 64;
+const MAX_SEGMENTS: usize = 64;
 /// The most bytes of one send: an IPv4 packet without its and UDP's header.
 const LARGEST: usize = 65_535 - 28;
 /// What may wait in the kernel each way, in bytes: a moment of a fast flow.
 const QUEUE: usize = 8 << 20;
 /// How many groups go apart, after a device has refused to cut one, before it is asked again.
-const REST: u32 = 1024;
+const SPLIT_SENDS: u32 = 1024;
 
 /// A datagram to be sent: two pieces of memory, and who it is for.
 #[derive(Debug, Clone, Copy)]
@@ -43,18 +43,18 @@ impl Datagram<'_> {
 
 /// The socket and what its kernel can do.
 #[derive(Debug)]
-pub struct Wire {
+pub struct UdpTransport {
     socket: UdpSocket,
     port: u16,
     /// `UDP_SEGMENT`: the kernel cuts many datagrams out of one send.
     cuts: bool,
     /// `UDP_GRO`: the kernel hands over many datagrams at once.
-    joins: bool,
+    groups: bool,
     /// Groups yet to be sent apart.
     rest: AtomicU32,
 }
 
-impl Wire {
+impl UdpTransport {
     /// Takes a bound socket and finds out what the kernel can do; with `offload` off nothing is used.
     pub fn new(socket: UdpSocket, offload: bool) -> io::Result<Self> {
         let port = socket.local_addr()?.port();
@@ -71,13 +71,13 @@ impl Wire {
         // Set to 0 it changes nothing, and says whether it is there. GRO is set either way: a socket taken over may
         // have it on.
         let cuts = offload && ask("UDP_SEGMENT", setsockopt(&socket, sockopt::UdpGsoSegment, &0));
-        let joins = ask("UDP_GRO", setsockopt(&socket, sockopt::UdpGroSegment, &offload)) && offload;
-        Ok(Self { socket, port, cuts, joins, rest: AtomicU32::new(0) })
+        let groups = ask("UDP_GRO", setsockopt(&socket, sockopt::UdpGroSegment, &offload)) && offload;
+        Ok(Self { socket, port, cuts, groups, rest: AtomicU32::new(0) })
     }
 
     /// What is used of the kernel, for the log.
     pub fn describe(&self) -> &'static str {
-        match (self.cuts, self.joins) {
+        match (self.cuts, self.groups) {
             (true, true) => "many datagrams at once both ways",
             (true, false) => "many datagrams at once out",
             (false, true) => "many datagrams at once in",
@@ -137,7 +137,7 @@ impl Wire {
                     );
                 }
                 if error == Errno::EIO {
-                    self.rest.store(REST, Ordering::Relaxed);
+                    self.rest.store(SPLIT_SENDS, Ordering::Relaxed);
                 }
                 self.send_apart(group);
             }
@@ -222,7 +222,7 @@ impl Wire {
     }
 }
 
-impl AsFd for Wire {
+impl AsFd for UdpTransport {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.socket.as_fd()
     }
@@ -239,7 +239,7 @@ fn size_of_parts(message: &nix::sys::socket::RecvMsg<'_, '_, SockaddrIn>) -> Opt
 /// How many of the first datagrams may go in one send: to one host, of one size, the last may be shorter.
 fn alike(datagrams: &[Datagram<'_>]) -> usize {
     let size = datagrams[0].len();
-    let most = MOST.min(LARGEST / size.max(1)).max(1);
+    let most = MAX_SEGMENTS.min(LARGEST / size.max(1)).max(1);
     let mut count = 1;
     while count < most.min(datagrams.len()) && fit(&datagrams[count - 1..=count]) {
         count += 1;

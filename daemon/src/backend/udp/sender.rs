@@ -8,26 +8,26 @@ use std::net::Ipv4Addr;
 use std::ops::Range;
 
 use flannel_core::packet::Packet;
-use flannel_core::packet::cut::cut;
 use flannel_core::packet::offload::Offload;
+use flannel_core::packet::segment::segment;
 
 use super::device::{Device, HEADER};
 use super::drops::drop_for;
 use super::table::Tunnels;
-use super::wire::{Datagram, Wire};
+use super::transport::{Datagram, UdpTransport};
 use crate::metrics::METRICS;
 
 /// The largest packet the device gives, in bytes.
 const LARGEST: usize = 65_535;
 /// How many of the largest packets fit into the buffer.
-const DEEP: usize = 4;
+const READ_DEPTH: usize = 4;
 /// The most datagrams of one batch.
-const MOST: usize = 512;
+const MAX_DATAGRAMS: usize = 512;
 
 /// What carries packets one way, with its buffers.
-pub(super) struct Outward<'a> {
+pub(super) struct Sender<'a> {
     device: &'a Device,
-    wire: &'a Wire,
+    wire: &'a UdpTransport,
     tunnels: &'a Tunnels,
     /// The host's own end, for messages to its senders.
     own: Ipv4Addr,
@@ -45,10 +45,16 @@ struct Cut {
     body: Range<usize>,
 }
 
-impl<'a> Outward<'a> {
+impl<'a> Sender<'a> {
     /// Buffers for this device and this socket.
-    pub(super) fn new(device: &'a Device, wire: &'a Wire, tunnels: &'a Tunnels, own: Ipv4Addr, batch: bool) -> Self {
-        let buffer = vec![0; (LARGEST + HEADER) * if batch { DEEP } else { 1 }];
+    pub(super) fn new(
+        device: &'a Device,
+        wire: &'a UdpTransport,
+        tunnels: &'a Tunnels,
+        own: Ipv4Addr,
+        batch: bool,
+    ) -> Self {
+        let buffer = vec![0; (LARGEST + HEADER) * if batch { READ_DEPTH } else { 1 }];
         Self { device, wire, tunnels, own, batch, buffer, heads: Vec::new(), cut: Vec::new() }
     }
 
@@ -59,7 +65,7 @@ impl<'a> Outward<'a> {
         self.cut.clear();
         let mut used = 0;
         let dry = loop {
-            if self.buffer.len() - used < LARGEST + HEADER || self.cut.len() >= MOST {
+            if self.buffer.len() - used < LARGEST + HEADER || self.cut.len() >= MAX_DATAGRAMS {
                 break false;
             }
             let length = match self.device.read(&mut self.buffer[used..]) {
@@ -99,12 +105,12 @@ impl<'a> Outward<'a> {
             }
             return Ok(());
         };
-        if !packet.hop() {
+        if !packet.decrement_ttl() {
             drop_for(&METRICS.udp_ttl, || "their time to live was over".into());
             return Ok(());
         }
         let cuts = &mut self.cut;
-        let done = cut(&offload, &mut packet, &mut self.heads, |piece| {
+        let done = segment(&offload, &mut packet, &mut self.heads, |piece| {
             let body = start + piece.body.start..start + piece.body.end;
             cuts.push(Cut { to, head: piece.head, body });
         });

@@ -23,16 +23,16 @@ pub struct Piece {
 /// Why a packet can't be cut: the kernel's description of it and its bytes don't agree.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("the kernel's description of them is wrong: {0}")]
-pub struct Uncuttable(&'static str);
+pub struct BadOffload(&'static str);
 
 /// Calls `piece` for each wire packet that `packet` stands for, in order. Headers are added to `heads`. After an error
 /// nothing was called.
-pub fn cut(
+pub fn segment(
     offload: &Offload,
     packet: &mut Packet<'_>,
     heads: &mut Vec<u8>,
     mut piece: impl FnMut(Piece),
-) -> Result<(), Uncuttable> {
+) -> Result<(), BadOffload> {
     match offload.kind {
         Kind::Single => {
             if offload.needs_checksum {
@@ -43,16 +43,16 @@ pub fn cut(
         }
         Kind::Tcp => segments(offload, packet, heads, &Transport::Tcp, piece),
         Kind::Udp => segments(offload, packet, heads, &Transport::Udp, piece),
-        Kind::Other(_) => Err(Uncuttable("a super-packet of a kind that was not asked for")),
+        Kind::Other(_) => Err(BadOffload("a super-packet of a kind that was not asked for")),
     }
 }
 
 /// Completes a checksum that the kernel left to its device.
-fn complete(offload: &Offload, packet: &mut Packet<'_>) -> Result<(), Uncuttable> {
+fn complete(offload: &Offload, packet: &mut Packet<'_>) -> Result<(), BadOffload> {
     let start = usize::from(offload.checksum_start);
     let at = start + usize::from(offload.checksum_offset);
     if start < packet.header || at + 2 > packet.bytes.len() {
-        return Err(Uncuttable("the checksum is outside of the packet"));
+        return Err(BadOffload("the checksum is outside of the packet"));
     }
     let mut checksum = field(sum(&packet.bytes[start..]));
     // A zero would say that there is none (RFC 768).
@@ -83,7 +83,7 @@ fn segments(
     heads: &mut Vec<u8>,
     transport: &Transport,
     mut piece: impl FnMut(Piece),
-) -> Result<(), Uncuttable> {
+) -> Result<(), BadOffload> {
     let (bytes, ip) = (&*packet.bytes, packet.header);
     let shortest = match transport {
         Transport::Tcp => TCP_HEADER,
@@ -91,17 +91,17 @@ fn segments(
     };
     let size = usize::from(offload.segment);
     if packet.protocol() != transport.protocol() || packet.word(FRAGMENT) & 0x3fff != 0 {
-        return Err(Uncuttable("no whole packet of the protocol said"));
+        return Err(BadOffload("no whole packet of the protocol said"));
     }
     if size == 0 || bytes.len() < ip + shortest {
-        return Err(Uncuttable("no segment size, or the header is not all there"));
+        return Err(BadOffload("no segment size, or the header is not all there"));
     }
     let header = match transport {
         Transport::Tcp => ip + usize::from(bytes[ip + tcp::OFFSET] >> 4) * 4,
         Transport::Udp => ip + UDP_HEADER,
     };
     if header < ip + shortest || header > bytes.len() {
-        return Err(Uncuttable("the header is not all there"));
+        return Err(BadOffload("the header is not all there"));
     }
     let common = Common::of(&bytes[..header], ip, transport);
     let first = heads.len();

@@ -6,40 +6,55 @@ use std::io;
 use std::net::Ipv4Addr;
 
 use flannel_core::packet::Packet;
-use flannel_core::packet::join::{Joined, Joiner};
+use flannel_core::packet::coalesce::{Coalescer, SuperPacket};
 use flannel_core::packet::offload::Offload;
 
 use super::device::Device;
 use super::drops::{drop_for, refuse_for};
-use super::outward::write;
+use super::sender::write;
 use super::table::{Hosts, Tunnels};
-use super::wire::Wire;
+use super::transport::UdpTransport;
 use crate::metrics::METRICS;
 
 /// Bytes of a handful of datagrams.
-const HANDFUL: usize = 65_536;
+const GRO_BATCH: usize = 65_536;
 /// How many handfuls are received at once.
-const DEEP: usize = 8;
+const RECEIVE_DEPTH: usize = 8;
 
 /// What carries packets one way, with its buffers.
-pub(super) struct Inward<'a> {
+pub(super) struct Receiver<'a> {
     device: &'a Device,
-    wire: &'a Wire,
+    wire: &'a UdpTransport,
     tunnels: &'a Tunnels,
     /// Whether a sender that has no lease is listened to, as upstream does.
     any_source: bool,
     slots: usize,
     buffer: Vec<u8>,
     places: Vec<(Ipv4Addr, std::ops::Range<usize>)>,
-    joiner: Joiner,
+    coalescer: Coalescer,
 }
 
-impl<'a> Inward<'a> {
+impl<'a> Receiver<'a> {
     /// Buffers for this device and this socket; without `batch` it is one packet, one system call, as upstream.
-    pub(super) fn new(device: &'a Device, wire: &'a Wire, tunnels: &'a Tunnels, any_source: bool, batch: bool) -> Self {
-        let slots = if batch { DEEP } else { 1 };
-        let joiner = Joiner::new(device.takes());
-        Self { device, wire, tunnels, any_source, slots, buffer: vec![0; HANDFUL * slots], places: Vec::new(), joiner }
+    pub(super) fn new(
+        device: &'a Device,
+        wire: &'a UdpTransport,
+        tunnels: &'a Tunnels,
+        any_source: bool,
+        batch: bool,
+    ) -> Self {
+        let slots = if batch { RECEIVE_DEPTH } else { 1 };
+        let coalescer = Coalescer::new(device.takes());
+        Self {
+            device,
+            wire,
+            tunnels,
+            any_source,
+            slots,
+            buffer: vec![0; GRO_BATCH * slots],
+            places: Vec::new(),
+            coalescer,
+        }
     }
 
     /// Carries what has come; returns whether there was nothing. An error means that the device is gone.
@@ -72,18 +87,18 @@ impl<'a> Inward<'a> {
                 }
                 known = Some((from, source));
             }
-            if !packet.hop() {
+            if !packet.decrement_ttl() {
                 drop_for(&METRICS.udp_ttl, || "their time to live was over".into());
                 continue;
             }
             let length = packet.bytes().len();
             packets += 1;
             bytes += length;
-            self.joiner.add(&self.buffer, start..start + length);
+            self.coalescer.add(&self.buffer, start..start + length);
         }
         METRICS.udp_received(packets, bytes);
         let (device, buffer) = (self.device, &self.buffer);
-        self.joiner.drain(|joined| put(device, buffer, joined))?;
+        self.coalescer.drain(|joined| put(device, buffer, joined))?;
         Ok(false)
     }
 }
@@ -109,7 +124,7 @@ fn may_send(hosts: &Hosts, from: Ipv4Addr, source: Ipv4Addr) -> bool {
 }
 
 /// Writes one join. What the kernel does not take joined, it may take packet by packet.
-fn put(device: &Device, buffer: &[u8], joined: &Joined<'_>) -> io::Result<()> {
+fn put(device: &Device, buffer: &[u8], joined: &SuperPacket<'_>) -> io::Result<()> {
     let parts = || joined.parts.iter().map(|part| &buffer[part.clone()]);
     if joined.head.is_empty() {
         return write(device, &joined.offload, parts()).map(drop);
