@@ -1,6 +1,6 @@
 //! The wire: JSON bodies as Docker's Go programs write and read them.
 //!
-//! Field names are Go's (`NetworkID`, not `NetworkId`), a missing list may be `null`, and fields nobody told us of
+//! Field names are Go's (`NetworkID`, not `NetworkId`), a missing list may be `null`, and unknown fields
 //! are ignored.
 
 use std::collections::BTreeMap;

@@ -193,8 +193,8 @@ impl<L: Links> Driver<L> {
         let is_known = self.store.read(|s| {
             let mut bridges = s.networks.keys().filter_map(|id| naming::bridge(id).ok());
             let endpoints = s.networks.values().flat_map(|n| n.endpoints.keys());
-            let mut cables = endpoints.flat_map(|id| [naming::host_end(id), naming::container_end(id)]).flatten();
-            bridges.any(|n| n.as_str() == device) || cables.any(|n| n.as_str() == device)
+            let mut veths = endpoints.flat_map(|id| [naming::host_end(id), naming::container_end(id)]).flatten();
+            bridges.any(|n| n.as_str() == device) || veths.any(|n| n.as_str() == device)
         });
         let Ok(name) = flannel_core::name::IfName::new(device.to_owned()) else { return false };
         if is_known {

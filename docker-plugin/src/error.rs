@@ -17,7 +17,7 @@ pub enum Error {
         path: String,
     },
     /// The file is there and no good.
-    #[error("{path} can't be used: {reason}; restart flanneld to have it written anew")]
+    #[error("{path} can't be used: {reason}; restart flanneld, which rewrites it")]
     LeaseUnreadable {
         /// The file.
         path: String,
@@ -135,7 +135,7 @@ pub enum Error {
         pool: IpNet,
         /// The lease.
         lease: String,
-        /// The command that makes it anew.
+        /// The command that re-creates it.
         command: String,
     },
     /// Docker sent something we can't use.

@@ -105,7 +105,7 @@ async fn run(opts: Opts) -> Result<(), String> {
 
     // A plugin without state would refuse calls about networks that Docker has.
     driver.recover().await;
-    // Docker is answered while bridges and rules are being put right: at its start it waits for us.
+    // Docker is answered while bridges and rules are being restored: at its start it waits for us.
     let restoring = tokio::spawn({
         let driver = Arc::clone(&driver);
         async move {

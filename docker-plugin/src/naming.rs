@@ -36,7 +36,7 @@ fn name(prefix: &str, field: &str, id: &str) -> Result<IfName, Error> {
     let head = id.get(..PREFIX).filter(|_| good);
     head.and_then(|head| IfName::new(format!("{prefix}{head}")).ok()).ok_or_else(|| Error::Request {
         what: format!("{field} {id:?}"),
-        reason: "is no ID of Docker: at least 12 letters and digits are needed".to_owned(),
+        reason: "is not a Docker ID: at least 12 letters and digits are needed".to_owned(),
     })
 }
 

@@ -22,7 +22,7 @@ pub struct Opts {
     pub driver: String,
     /// What flanneld writes.
     pub subnet_file: PathBuf,
-    /// Where networks and endpoints are remembered.
+    /// Where networks and endpoints are recorded.
     pub state_dir: PathBuf,
     /// Where Docker is asked which networks and containers it has; empty for never.
     pub docker_socket: PathBuf,
@@ -149,7 +149,7 @@ impl Opts {
         }
     }
 
-    /// The nftables table of our own ports and ways out; one for each instance, too.
+    /// The nftables table of gateway mode; one for each instance, too.
     pub fn table(&self) -> String {
         self.chain().to_lowercase()
     }

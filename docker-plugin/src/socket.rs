@@ -68,7 +68,7 @@ pub async fn bind(path: &Path) -> Result<(UnixListener, SocketFile), String> {
         Err(e) if e.kind() == io::ErrorKind::NotFound => {}
         Err(e) => return Err(failed("it can't be looked at", e)),
         Ok(found) if !found.file_type().is_socket() => {
-            return Err(format!("socket {shown}: a file of that name is there and is no socket; remove it"));
+            return Err(format!("socket {shown}: a file of that name exists and is not a socket; remove it"));
         }
         Ok(_) => {
             if UnixStream::connect(path).await.is_ok() {
@@ -135,7 +135,7 @@ mod tests {
         let path = dir.path().join("flannel.sock");
         fs::write(&path, "mine").unwrap();
         let error = bind(&path).await.unwrap_err();
-        assert!(error.contains("no socket"), "{error}");
+        assert!(error.contains("not a socket"), "{error}");
         assert_eq!(fs::read_to_string(&path).unwrap(), "mine");
     }
 }

@@ -149,7 +149,7 @@ pub struct EndpointCall {
     pub endpoint_id: String,
 }
 
-/// Answer to `Join`. Without a gateway Docker gives the container its own way out (`docker_gwbridge`), and with it `-p`.
+/// Answer to `Join`. Without a gateway Docker gives the container its own egress (`docker_gwbridge`), and with it `-p`.
 #[derive(Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "PascalCase")]
 pub struct Joined {

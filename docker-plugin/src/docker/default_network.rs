@@ -53,15 +53,15 @@ impl Ready {
     pub async fn keep(self) {
         let mut step = interval(RETRY_INTERVAL);
         step.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let mut told = None;
+        let mut logged = None;
         loop {
             step.tick().await;
             match self.ensure().await {
-                Ok(()) => told = None,
+                Ok(()) => logged = None,
                 // The same every two seconds is one line, not many.
-                Err(e) if told.as_ref() != Some(&e) => {
+                Err(e) if logged.as_ref() != Some(&e) => {
                     warn!("network {}: {e}", self.name);
-                    told = Some(e);
+                    logged = Some(e);
                 }
                 Err(_) => {}
             }
@@ -79,7 +79,7 @@ impl Ready {
                 Verdict::Good => return Ok(()),
                 Verdict::Leave(reason) => return Err(reason),
                 Verdict::Renew => {
-                    info!("network {}: its addresses are not in lease {lease} any more, so it is made anew", self.name);
+                    info!("network {}: its addresses are not in lease {lease} any more: re-creating it", self.name);
                     docker.remove_network(&self.name).await.map_err(|e| format!("it can't be removed: {e}"))?;
                 }
             },

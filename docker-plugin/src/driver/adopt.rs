@@ -109,8 +109,8 @@ fn creation(
 fn lost_pools(id: &str, network: &Network, docker: &DockerNetwork) -> Result<Vec<(String, Pool)>, Error> {
     let mut pools = Vec::new();
     for subnet in &network.subnets {
-        let told = docker.pools.iter().find(|p| p.subnet == subnet.pool);
-        let mut pool = Pool::new(subnet.pool, told.and_then(|t| t.range).unwrap_or(subnet.pool))?;
+        let declared = docker.pools.iter().find(|p| p.subnet == subnet.pool);
+        let mut pool = Pool::new(subnet.pool, declared.and_then(|t| t.range).unwrap_or(subnet.pool))?;
         pool.network = Some(id.to_owned());
         pool.flannel.clone_from(&network.flannel);
         let containers = network.endpoints.values().flat_map(|e| &e.addresses).map(|a| a.addr());

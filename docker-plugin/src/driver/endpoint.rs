@@ -216,7 +216,7 @@ fn own_addresses(state: &mut State, network_id: &str, mac: Option<Mac>) -> Resul
 fn read_address(text: &str, network: &Network) -> Result<IpNet, Error> {
     let bad = |reason: String| Error::Request { what: format!("address {text:?}"), reason };
     let address: IpNet =
-        text.parse().map_err(|_| bad("is no address with a prefix length, as 10.5.72.2/24 is".to_owned()))?;
+        text.parse().map_err(|_| bad("is not an address with a prefix length, as 10.5.72.2/24 is".to_owned()))?;
     if network.subnets.iter().any(|s| s.pool.contains(&address.addr())) {
         return Ok(address);
     }

@@ -3,7 +3,7 @@
 //! Asked for a pool of our choice, we give the lease. Docker then compares the answer with the host's routes and name
 //! servers, and on overlap asks again, without end; all the answers are released afterwards. So:
 //! - a lease that overlaps something of the host is given as `0.0.0.0/0`, which Docker compares with nothing, and
-//!   its range is told by the gateway;
+//!   the gateway tells its range;
 //! - where a device of the host sits inside the lease, the largest part beside it is given;
 //! - a request that comes again before the first answer was used is taken as Docker's refusal of that answer;
 //! - PoolIDs are never used twice, so that late releases hit nobody.
@@ -124,7 +124,7 @@ impl<L: Links> Driver<L> {
             "" => None,
             text => Some(text.parse().map_err(|_| Error::Request {
                 what: format!("address {text:?}"),
-                reason: "is no IP address".to_owned(),
+                reason: "is not an IP address".to_owned(),
             })?),
         };
         let mut given = self.store.change(|s| take(s, &request, wanted)).await;
@@ -140,7 +140,7 @@ impl<L: Links> Driver<L> {
     /// Takes an address back.
     pub async fn release_address(&self, request: ReleaseAddress) -> Result<Empty, Error> {
         let Ok(address) = request.address.parse() else {
-            debug!("{}: {:?} is no address, so nobody has it", request.pool_id, request.address);
+            debug!("{}: {:?} is not an address, so nothing is released", request.pool_id, request.address);
             return Ok(Empty {});
         };
         self.store
@@ -217,7 +217,7 @@ fn parse_name_servers(resolv_conf: &str) -> Vec<IpAddr> {
 
 fn read_net(what: &str, text: &str) -> Result<Option<IpNet>, Error> {
     let bad =
-        || Error::Request { what: format!("{what} {text:?}"), reason: "is no range, as 10.5.72.0/25 is".to_owned() };
+        || Error::Request { what: format!("{what} {text:?}"), reason: "is not a range, as 10.5.72.0/25 is".to_owned() };
     match text {
         "" => Ok(None),
         text => {
@@ -245,6 +245,6 @@ mod tests {
             assert_eq!(read_net("pool", anywhere), Ok(None));
         }
         assert_eq!(read_net("pool", "10.5.72.9/25"), Ok(Some("10.5.72.0/25".parse().unwrap())));
-        assert!(read_net("pool", "10.5.72.0").unwrap_err().to_string().contains("no range"));
+        assert!(read_net("pool", "10.5.72.0").unwrap_err().to_string().contains("not a range"));
     }
 }

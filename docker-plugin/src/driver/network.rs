@@ -117,8 +117,8 @@ impl<L: Links> Driver<L> {
             }
             self.update_nat().await;
         }
-        let cables = network.endpoints.keys().filter_map(|e| naming::host_end(e).ok());
-        for device in cables.chain(naming::bridge(id)) {
+        let veths = network.endpoints.keys().filter_map(|e| naming::host_end(e).ok());
+        for device in veths.chain(naming::bridge(id)) {
             if let Err(e) = self.links.remove(&device).await {
                 warn!("{e}");
             }
@@ -294,7 +294,7 @@ fn make_pools(state: &mut State, id: &str, network: &Network) -> Result<(), Erro
 fn bad(field: &str, value: &str) -> Error {
     Error::Request {
         what: format!("{field} {value:?}"),
-        reason: "is no address with a prefix length, as 10.5.72.1/24 is".to_owned(),
+        reason: "is not an address with a prefix length, as 10.5.72.1/24 is".to_owned(),
     }
 }
 
@@ -323,7 +323,7 @@ fn bad_gateway_mode(reason: String) -> Error {
     Error::Request { what: "option flannel.gateway=true".to_owned(), reason }
 }
 
-/// Docker switches forwarding on for itself unless it was told not to; then nothing leaves the host.
+/// Docker switches forwarding on for itself unless configured not to; then nothing leaves the host.
 fn warn_without_forwarding(network: &Network) {
     for subnet in &network.subnets {
         let key = match subnet.pool {

@@ -63,7 +63,7 @@ impl NetworkOptions {
             }
         }
         if read.gateway && read.internal {
-            let reason = "a way out and --internal exclude each other: leave one of them out".to_owned();
+            let reason = "flannel.gateway=true and --internal exclude each other: leave one of them out".to_owned();
             return Err(bad(GATEWAY, "true", reason));
         }
         Ok(read)

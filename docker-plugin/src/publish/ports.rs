@@ -68,7 +68,7 @@ pub fn read(options: &Options) -> Result<Vec<Wanted>, Error> {
         let proto = Proto::of(e.proto).ok_or_else(|| bad(format!("protocol {} has no ports", e.proto)))?;
         let host_ip = match e.host_ip.as_str() {
             "" => None,
-            text => Some(text.parse().map_err(|_| bad(format!("{text:?} is no address")))?),
+            text => Some(text.parse().map_err(|_| bad(format!("{text:?} is not an address")))?),
         };
         let last = e.host_port_end.max(e.host_port);
         Ok(Wanted { proto, container: e.port, host_ip, first: e.host_port, last })

@@ -68,7 +68,7 @@ pub fn reserve(wanted: &Wanted, to: IpAddr, taken: &[Port]) -> Result<Reserved, 
         io::ErrorKind::AddrInUse => {
             format!("is in use on this host{range}: stop what has it, or choose another port with -p")
         }
-        io::ErrorKind::AddrNotAvailable => "is no address of this host: choose another with -p".to_owned(),
+        io::ErrorKind::AddrNotAvailable => "is not an address of this host: choose another with -p".to_owned(),
         _ => format!("can't be held: {last}"),
     };
     Err(Error::Request { what: format!("port {}", wanted.at(wanted.last)), reason })
@@ -103,7 +103,7 @@ fn bind_at(port: Port, ip: IpAddr, to: IpAddr) -> io::Result<Reserved> {
     match bound {
         Ok((host, socket)) => Ok(Reserved { port: Port { host, ..port }, socket }),
         Err(e) if e.kind() == io::ErrorKind::PermissionDenied && port.host != 0 => {
-            warn!("port {port} is published but not held: flannel-docker lacks CAP_NET_BIND_SERVICE");
+            warn!("port {port} is published but not reserved: flannel-docker lacks CAP_NET_BIND_SERVICE");
             Ok(Reserved { port, socket: Socket::Nothing })
         }
         Err(e) => Err(e),
@@ -166,7 +166,7 @@ mod tests {
         let second = reserve(&wanted(Proto::Udp, busy, busy + 30), HERE, &[ours]).unwrap();
         assert!(second.port.host > busy, "{}", second.port);
         let elsewhere = Wanted { host_ip: Some("192.0.2.77".parse().unwrap()), ..wanted(Proto::Udp, busy, busy) };
-        assert!(reserve(&elsewhere, HERE, &[]).unwrap_err().to_string().contains("no address of this host"));
+        assert!(reserve(&elsewhere, HERE, &[]).unwrap_err().to_string().contains("not an address of this host"));
     }
 
     #[tokio::test]

@@ -138,7 +138,7 @@ impl Pool {
         None
     }
 
-    /// Gives an address back; one that nobody has is no mistake.
+    /// Releases an address; an address that is not allocated is ignored.
     pub fn release(&mut self, address: IpAddr) {
         self.used.remove(&address);
     }

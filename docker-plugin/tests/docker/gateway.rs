@@ -101,7 +101,7 @@ fn mistakes_are_refused_in_one_line() {
         for (options, part) in [
             ("-o flannel.gateway=maybe", "option flannel.gateway=maybe: must be true or false"),
             ("-o flannel.gatway=true", "option flannel.gatway=true: is none of flannel.gateway"),
-            ("--internal -o flannel.gateway=true", "a way out and --internal exclude each other"),
+            ("--internal -o flannel.gateway=true", "flannel.gateway=true and --internal exclude each other"),
             ("-o flannel.isolation=some", "option flannel.isolation=some: must be true or false"),
         ] {
             let line = format!("network create -d flannel --ipam-driver flannel {options} net");

@@ -29,7 +29,7 @@ fn an_address_of_the_host_narrows_a_port() {
         let open = site.page_outside("127.0.0.2:8082");
         check("127.0.0.0/8 is not reached from outside", open.is_err(), open)?;
         let wrong = site.refused(&format!("run --rm --network net -p 192.0.2.9:8084:80 {IMAGE} true"))?;
-        check("an address of nobody", wrong.contains("192.0.2.9:8084/tcp: is no address of this host"), &wrong)
+        check("an address of nobody", wrong.contains("192.0.2.9:8084/tcp: is not an address of this host"), &wrong)
     });
 }
 

@@ -3,7 +3,7 @@
 use super::*;
 use crate::api::network::Program;
 
-/// A network with the way out, and a container in it.
+/// A network in gateway mode, and a container in it.
 async fn with_container(host: &Host) {
     let generic = json!({"com.docker.network.generic": {"flannel.gateway": "true"}});
     host.create_with(N1, generic, &[("LocalDefault", "10.5.72.0/24", "10.5.72.1/24")]).await.unwrap();
