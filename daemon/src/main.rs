@@ -15,19 +15,20 @@ fn main() -> ExitCode {
     if let Some(words) = docker_opts::asked(std::env::args_os()) {
         return docker_opts::run(words);
     }
-    let (options, leftover) =
-        match Options::read(std::env::args_os().skip(1).map(to_utf8), |name| std::env::var(name).ok()) {
-            Ok(read) => read,
-            Err(Stop::Help) => {
-                eprint!("{}", Options::usage());
-                eprintln!("Docker's options of the lease: see flanneld docker-opts -h");
-                return ExitCode::SUCCESS;
-            }
-            Err(stop) => {
-                eprintln!("flanneld: {stop}");
-                return ExitCode::from(BAD_FLAGS);
-            }
-        };
+    // An argument that is not UTF-8 is a value that no flag accepts, but no reason to panic.
+    let args = std::env::args_os().skip(1).map(|arg| arg.to_string_lossy().into_owned());
+    let (options, leftover) = match Options::read(args, |name| std::env::var(name).ok()) {
+        Ok(read) => read,
+        Err(Stop::Help) => {
+            eprint!("{}", Options::usage());
+            eprintln!("Docker's options of the lease: see flanneld docker-opts -h");
+            return ExitCode::SUCCESS;
+        }
+        Err(stop) => {
+            eprintln!("flanneld: {stop}");
+            return ExitCode::from(BAD_FLAGS);
+        }
+    };
     if options.version {
         eprintln!("{}", env!("CARGO_PKG_VERSION"));
         return ExitCode::SUCCESS;
@@ -47,11 +48,6 @@ fn main() -> ExitCode {
             ExitCode::from(error.exit_code())
         }
     }
-}
-
-/// An argument that is not UTF-8 is a value no flag accepts, but no reason to panic.
-fn to_utf8(arg: std::ffi::OsString) -> String {
-    arg.to_string_lossy().into_owned()
 }
 
 #[tokio::main(flavor = "current_thread")]

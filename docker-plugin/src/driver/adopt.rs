@@ -32,7 +32,7 @@ impl<L: Links> Driver<L> {
         let request = creation(docker, &space, here, &lease)?;
         let options = NetworkOptions::read(&request.options)?;
         let supply = self.supply(flannel.as_ref(), &lease, &routes);
-        let mut network = self.read_network(&request, options, supply)?;
+        let mut network = self.read_network(&request, &options, supply)?;
         if docker.ipam_driver == WITHOUT_IPAM {
             WITHOUT_IPAM.clone_into(&mut network.address_space);
         }

@@ -43,7 +43,7 @@ impl<L: Links> Driver<L> {
                 self.make_room(side.subnet).await;
             }
         }
-        let network = self.read_network(&request, options, supply)?;
+        let network = self.read_network(&request, &options, supply)?;
         for subnet in &network.subnets {
             self.make_room(subnet.pool).await;
         }
@@ -141,7 +141,7 @@ impl<L: Links> Driver<L> {
     pub(super) fn read_network(
         &self,
         request: &CreateNetwork,
-        options: NetworkOptions,
+        options: &NetworkOptions,
         supply: Supply<'_>,
     ) -> Result<Network, Error> {
         let lease = supply.lease;
@@ -167,7 +167,7 @@ impl<L: Links> Driver<L> {
         if subnets.iter().any(|s| Family::of(s.pool) == Family::V6) {
             options.check_mtu_for_v6()?;
         }
-        let NetworkOptions { mtu: mtu_option, internal, gateway, isolated, flannel: _ } = options;
+        let NetworkOptions { mtu: mtu_option, internal, gateway, isolated, flannel: _ } = *options;
         if let Some(mtu) = mtu_option.filter(|m| *m > lease.mtu) {
             let id = short(&request.network_id);
             warn!("network {id}: MTU {mtu} is more than flannel carries between hosts ({})", lease.mtu);

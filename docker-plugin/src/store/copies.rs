@@ -111,7 +111,10 @@ mod tests {
 
     fn add(copies: &mut Copies, id: &str) -> Arc<Batch> {
         let net = "10.5.72.0/24".parse().unwrap();
-        let add = |s: &mut State| Ok(drop(s.pools.insert(id.to_owned(), Pool::new(net, net)?)));
+        let add = |s: &mut State| {
+            s.pools.insert(id.to_owned(), Pool::new(net, net)?);
+            Ok(())
+        };
         copies.change(add).unwrap().1
     }
 
