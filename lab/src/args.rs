@@ -119,7 +119,8 @@ impl Args {
 
 /// Reads the words after the program's name. The error is clap's: it knows whether it is a request for help.
 pub fn parse(words: impl IntoIterator<Item = String>) -> Result<Args, clap::Error> {
-    let matches = command().try_get_matches_from(words)?;
+    let program = std::iter::once("flannel-lab".to_owned());
+    let matches = command().try_get_matches_from(program.chain(words))?;
     let missing = || clap::Error::new(clap::error::ErrorKind::MissingSubcommand).with_cmd(&command());
     let (name, matches) = matches.subcommand().ok_or_else(missing)?;
     let action = ACTIONS.iter().find(|(known, _)| *known == name).map(|(_, action)| *action).ok_or_else(missing)?;
@@ -161,7 +162,6 @@ pub fn command() -> Command {
     Command::new("flannel-lab")
         .about("A flannel network of several hosts on one machine: start it, check every path, inject faults")
         .version(env!("CARGO_PKG_VERSION"))
-        .no_binary_name(true)
         .subcommand_required(true)
         .arg(
             option("name", "NAME", "The lab's name; labs with different names do not interfere")
