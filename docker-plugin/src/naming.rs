@@ -26,7 +26,7 @@ pub fn container_end(endpoint: &str) -> Result<IfName, Error> {
 }
 
 /// Whether a device's name is one that [`host_end`] or [`container_end`] makes.
-pub fn is_cable(name: &str) -> bool {
+pub fn is_veth(name: &str) -> bool {
     name.len() == IfName::MAX && (name.starts_with("flh") || name.starts_with("flc"))
 }
 

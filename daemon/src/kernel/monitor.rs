@@ -1,6 +1,9 @@
 //! News of the kernel: something of ours may have been taken away.
 
 use flannel_core::entry::{Entry, LinkIndex, Slot};
+use flannel_host::netlink::attributes::output;
+use flannel_host::netlink::batch::decode;
+use flannel_host::netlink::socket::{Socket, is_overrun};
 use rtnetlink::packet_route::link::LinkFlags;
 use rtnetlink::packet_route::route::RouteProtocol;
 use rtnetlink::packet_route::{AddressFamily, RouteNetlinkMessage};
@@ -8,9 +11,7 @@ use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
 use super::KernelError;
-use super::batch::decode;
-use super::message::{neighbour_slot, output, read_neighbour, read_route};
-use super::socket::{Socket, is_overrun};
+use super::message::{neighbour_slot, read_neighbour, read_route};
 use crate::metrics::METRICS;
 
 /// `RTMGRP_LINK`, `RTMGRP_NEIGH`, `RTMGRP_IPV4_ROUTE` and `RTMGRP_IPV6_ROUTE` of linux/rtnetlink.h.
@@ -101,7 +102,7 @@ fn loss(message: &RouteNetlinkMessage) -> Option<Loss> {
         RouteNetlinkMessage::DelRoute(route) => read_route(route).map(|route| Loss::Gone(Slot::Route(route.dst))),
         RouteNetlinkMessage::NewRoute(route) => read_route(route).map(|route| Loss::Stands(Entry::Route(route))),
         RouteNetlinkMessage::NewNeighbour(neighbour) => read_neighbour(neighbour).map(Loss::Stands),
-        // The kernel does not say who removed a neighbour or a forwarding record.
+        // The kernel does not say who removed a neighbour or a FDB entry.
         RouteNetlinkMessage::DelNeighbour(neighbour) => neighbour_slot(neighbour).map(Loss::Gone),
         _ => None,
     }

@@ -1,101 +1,63 @@
-//! The kernel through netlink: single requests by rtnetlink, entries by the thousand through a socket of our own
-//! ([`super::batch`]).
-//!
-//! Error numbers are decoded here and nowhere else.
+//! The kernel as flanneld's reconciler needs it, over [`flannel_host::netlink`].
 
-use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::ops::Deref;
 use std::sync::Arc;
 
 use flannel_core::entry::{Entry, Table};
 use flannel_core::ipnet::IpNet;
-use futures_util::{Stream, TryStreamExt};
+use flannel_host::netlink::attributes::gateway;
+use flannel_host::netlink::{io_error, refused, route_query};
 use rtnetlink::RouteMessageBuilder;
-use rtnetlink::packet_route::route::{RouteAttribute, RouteHeader, RouteMessage, RouteProtocol, RouteType};
-use rtnetlink::packet_route::{AddressFamily, RouteNetlinkMessage};
-use rustix::io::Errno as E;
-use tokio::sync::{Mutex, OnceCell};
+use rtnetlink::packet_route::RouteNetlinkMessage;
+use rtnetlink::packet_route::route::{RouteAttribute, RouteProtocol, RouteType};
+use tokio::sync::OnceCell;
 
-use super::message::{self, gateway, table};
-use super::socket::{Socket, is_overrun};
-use super::{Failure, Fault, Kernel, KernelError, Scope, Verb};
+use super::install::install;
+use super::{Failure, Fault, Kernel, KernelError, Scope, Verb, message};
+use crate::metrics::METRICS;
+
+/// How often a dump of a table is repeated that other changes interrupted. Entries it then lacks are installed once
+/// more, which does no harm.
+const DUMP_ATTEMPTS: u32 = 3;
 
 /// The netlink sockets.
 #[derive(Clone)]
 pub struct Netlink {
-    pub(super) handle: rtnetlink::Handle,
-    socket: Arc<Mutex<Socket>>,
-    port: u32,
-    /// Opened when a wireguard device is first spoken to.
+    host: flannel_host::netlink::Netlink,
+    /// Opened when a wireguard device is first used.
     pub(super) wireguard: Arc<OnceCell<super::wireguard::Socket>>,
 }
 
+impl Deref for Netlink {
+    type Target = flannel_host::netlink::Netlink;
+
+    fn deref(&self) -> &Self::Target {
+        &self.host
+    }
+}
+
 impl Netlink {
-    /// Opens a socket in the current network namespace; its work is done by a task of the current runtime.
+    /// Opens sockets in the current network namespace; a task of the current runtime serves them.
     pub fn open() -> Result<Self, KernelError> {
-        let (connection, handle, _) = rtnetlink::new_connection().map_err(|e| KernelError {
-            what: "open a netlink socket".into(),
-            reason: e.to_string(),
-            fault: Fault::Other,
-        })?;
-        tokio::spawn(connection);
-        let socket = Socket::open(0)?;
-        let port = socket.port();
-        Ok(Self { handle, socket: Arc::new(Mutex::new(socket)), port, wireguard: Arc::default() })
+        Ok(Self { host: flannel_host::netlink::Netlink::open()?, wireguard: Arc::default() })
     }
 
-    /// The port that the kernel names as the author of our changes of entries.
-    pub fn port(&self) -> u32 {
-        self.port
-    }
-
-    /// Which hosts are reached without a gateway, by the kernel's own choice of route; a host without any route is not
-    /// among the answers.
+    /// Which hosts are reached without a gateway, by the kernel's choice of route; a host without a route is not among
+    /// the answers.
     pub async fn are_on_link(&self, ips: Vec<IpAddr>) -> Result<Vec<(IpAddr, bool)>, KernelError> {
         let mut answers = Vec::new();
-        let requests: Vec<_> = ips.iter().map(|ip| RouteNetlinkMessage::GetRoute(question(*ip))).collect();
-        let mut socket = self.socket.lock().await;
-        let asked = socket.ask(&requests, |place, answer| {
+        let queries: Vec<_> = ips.iter().map(|ip| RouteNetlinkMessage::GetRoute(route_query(*ip))).collect();
+        METRICS.reach_requests.add(u64::try_from(queries.len()).unwrap_or(u64::MAX));
+        let mut socket = self.socket().await;
+        let asked = socket.query_all(&queries, |place, answer| {
             if let RouteNetlinkMessage::NewRoute(route) = answer {
                 answers.push((ips[place], gateway(&route).is_none()));
             }
         });
-        asked.await.map_err(|e| KernelError {
-            what: format!("look up the routes to {} hosts", ips.len()),
-            reason: e.to_string(),
-            fault: if is_overrun(&e) { Fault::Overrun } else { Fault::Other },
-        })?;
+        let datagrams = asked.await.map_err(|e| io_error(format!("look up the routes to {} hosts", ips.len()), &e))?;
+        METRICS.datagrams.add(datagrams);
         Ok(answers)
-    }
-
-    /// The route the kernel would take to an address.
-    pub(super) async fn route_to(&self, ip: IpAddr) -> Result<RouteMessage, KernelError> {
-        let what = || format!("look up the route to {ip}");
-        let routes = collect(self.handle.route().get(question(ip)).execute(), what).await?;
-        routes.into_iter().next().ok_or_else(|| KernelError {
-            what: what(),
-            reason: "the kernel gave no answer".into(),
-            fault: Fault::NotFound,
-        })
-    }
-
-    /// Routes of the main table of one family.
-    pub(super) async fn main_routes(&self, family: AddressFamily) -> Result<Vec<RouteMessage>, KernelError> {
-        let request = match family {
-            AddressFamily::Inet6 => RouteMessageBuilder::<Ipv6Addr>::new().build(),
-            _ => RouteMessageBuilder::<Ipv4Addr>::new().build(),
-        };
-        let mut routes = collect(self.handle.route().get(request).execute(), || "list routes".into()).await?;
-        routes.retain(|route| table(route) == u32::from(RouteHeader::RT_TABLE_MAIN));
-        Ok(routes)
-    }
-}
-
-/// What asks for the route to an address.
-fn question(ip: IpAddr) -> RouteMessage {
-    match ip {
-        IpAddr::V4(ip) => RouteMessageBuilder::<Ipv4Addr>::new().destination_prefix(ip, 32).build(),
-        IpAddr::V6(ip) => RouteMessageBuilder::<Ipv6Addr>::new().destination_prefix(ip, 128).build(),
     }
 }
 
@@ -116,7 +78,7 @@ impl Netlink {
         message.header.protocol = RouteProtocol::Boot;
         message.header.kind = RouteType::BlackHole;
         message.attributes.push(RouteAttribute::Priority(BLACKHOLE_METRIC));
-        let put = self.handle.route().add(message).execute().await;
+        let put = self.handle().route().add(message).execute().await;
         match put.map_err(refused(|| format!("put a blackhole route for {subnet}"))) {
             Err(error) if error.fault == Fault::Exists => Ok(()),
             other => other,
@@ -134,7 +96,7 @@ impl Kernel for Netlink {
             let failed = if is_peer(&run[0]) {
                 self.carry_out_peers(verb, run).await
             } else {
-                self.socket.lock().await.carry_out(verb, run).await?
+                install(&mut *self.socket().await, verb, run).await?
             };
             failures.extend(failed.into_iter().map(|failure| Failure { place: start + failure.place, ..failure }));
             start += run.len();
@@ -144,19 +106,21 @@ impl Kernel for Netlink {
 
     async fn list(&self, scope: &Scope) -> Result<Table, KernelError> {
         let mut entries = Table::default();
-        let mut socket = self.socket.lock().await;
-        let mut put = |message| {
-            if let Some(entry) = message::ours(&message, scope) {
-                entries.put(entry);
-            }
-        };
+        let mut socket = self.socket().await;
         for request in message::dumps(scope) {
-            let failed = |e: io::Error| KernelError {
-                what: "list routes, neighbours and forwarding records".into(),
-                reason: e.to_string(),
-                fault: if is_overrun(&e) { Fault::Overrun } else { Fault::Other },
-            };
-            socket.dump(&request, &mut put).await.map_err(failed)?;
+            for _ in 0..DUMP_ATTEMPTS {
+                METRICS.dump_requests.inc();
+                METRICS.datagrams.inc();
+                let complete = socket.dump(&request, |message| {
+                    if let Some(entry) = message::ours(&message, scope) {
+                        entries.put(entry);
+                    }
+                });
+                let failed = |e| io_error("list routes, neighbours and FDB entries".into(), &e);
+                if complete.await.map_err(failed)? {
+                    break;
+                }
+            }
         }
         drop(socket);
         if scope.peers {
@@ -184,38 +148,4 @@ impl Netlink {
         }
         failures
     }
-}
-
-/// All messages of a dump.
-pub(super) async fn collect<T>(
-    dump: impl Stream<Item = Result<T, rtnetlink::Error>>,
-    what: impl Fn() -> String,
-) -> Result<Vec<T>, KernelError> {
-    dump.try_collect().await.map_err(refused(what))
-}
-
-/// Decodes what the kernel answered.
-pub(super) fn refused(what: impl Fn() -> String) -> impl FnOnce(rtnetlink::Error) -> KernelError {
-    move |error| {
-        let rtnetlink::Error::NetlinkError(message) = &error else {
-            return KernelError { what: what(), reason: error.to_string(), fault: Fault::Other };
-        };
-        refusal(what(), E::from_raw_os_error(message.raw_code().wrapping_neg()))
-    }
-}
-
-/// Decodes an error number.
-pub(super) fn refusal(what: String, errno: E) -> KernelError {
-    let (fault, remedy) = match errno {
-        E::EXIST => (Fault::Exists, ""),
-        E::NOENT | E::SRCH => (Fault::NotFound, ""),
-        E::NODEV => (Fault::NoDevice, ""),
-        E::PERM | E::ACCESS => (Fault::Denied, "; run as root or with CAP_NET_ADMIN"),
-        E::OPNOTSUPP | E::AFNOSUPPORT => (Fault::Unsupported, "; this kernel lacks it"),
-        E::ADDRINUSE => (Fault::Other, "; another program or device has the port"),
-        E::NETUNREACH => (Fault::Other, "; the gateway is not on the interface's link"),
-        _ => (Fault::Other, ""),
-    };
-    let reason = io::Error::from_raw_os_error(errno.raw_os_error());
-    KernelError { what, reason: format!("{reason}{remedy}"), fault }
 }

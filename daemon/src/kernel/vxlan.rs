@@ -5,11 +5,12 @@ use std::net::IpAddr;
 use flannel_core::entry::LinkIndex;
 use flannel_core::ipnet::IpNet;
 use flannel_core::name::{IfName, Mac};
+use flannel_host::netlink::{attributes, refused};
 use rtnetlink::packet_route::link::{InfoData, InfoKind, InfoVxlan, LinkAttribute, LinkFlags, LinkInfo, LinkMessage};
 use rtnetlink::{LinkMessageBuilder, LinkUnspec, LinkVxlan};
 
-use super::netlink::{Netlink, collect, refused};
-use super::{Fault, KernelError, device, ipip, wireguard};
+use super::netlink::Netlink;
+use super::{Fault, KernelError, ipip, wireguard};
 
 /// The UDP port the kernel takes when none is given (`vxlan.udp_port`; the IANA port 4789 came later).
 const KERNEL_PORT: u16 = 8472;
@@ -64,7 +65,7 @@ impl Netlink {
             let differences = there.as_ref().map_or_else(|| vec!["is no vxlan device".to_owned()], |t| t.differ(spec));
             if let (Some(there), true) = (&there, differences.is_empty()) {
                 tracing::debug!("device {} is there and as it should be", spec.name);
-                if device::mtu(&link) != Some(spec.mtu) {
+                if attributes::mtu(&link) != Some(spec.mtu) {
                     self.set_mtu(there.vxlan.index, spec.mtu).await?;
                 }
                 if there.vxlan.mac != spec.mac && policy == MacPolicy::Insist {
@@ -91,10 +92,10 @@ impl Netlink {
     /// Removes devices of an earlier run with another backend or VNI: their routes would go before ours. Such a device is
     /// named as ours are and has an address of this network, so another flannel network's is left alone.
     pub async fn remove_stale_devices(&self, keep: &[LinkIndex], networks: &[IpNet]) -> Result<(), KernelError> {
-        let links = collect(self.handle.link().get().execute(), || "list devices".into()).await?;
+        let links = self.links().await?;
         for link in &links {
             let index = LinkIndex(link.header.index);
-            let Some(name) = device::name(link).and_then(|name| IfName::new(name).ok()) else { continue };
+            let Some(name) = attributes::name(link).and_then(|name| IfName::new(name).ok()) else { continue };
             let starts = |starts: &[&str]| starts.iter().any(|start| name.as_str().starts_with(start));
             let ours = (read(link).is_some() && starts(&["flannel.", "flannel-v6."]))
                 || (ipip::tunnel(link).is_some() && name.as_str() == "flannel.ipip")
@@ -111,7 +112,7 @@ impl Netlink {
     pub async fn vxlan_stands(&self, spec: &VxlanSpec, made: LinkIndex) -> Result<bool, KernelError> {
         let Some(link) = self.link(&spec.name).await? else { return Ok(false) };
         let up = link.header.flags.contains(LinkFlags::Up);
-        let same_mtu = device::mtu(&link) == Some(spec.mtu);
+        let same_mtu = attributes::mtu(&link) == Some(spec.mtu);
         Ok(up && same_mtu && read(&link).is_some_and(|there| there.vxlan == Vxlan { index: made, mac: spec.mac }))
     }
 
@@ -125,12 +126,12 @@ impl Netlink {
         );
         let change = LinkUnspec::new_with_index(there.index.0).address(spec.mac.0.to_vec()).build();
         let what = || format!("set the MAC of device {} to {}", spec.name, spec.mac);
-        self.handle.link().set(change).execute().await.map_err(refused(what))?;
+        self.handle().link().set(change).execute().await.map_err(refused(what))?;
         Ok(Vxlan { mac: spec.mac, ..there })
     }
 
     async fn create(&self, spec: &VxlanSpec, mac: Mac) -> Result<(), KernelError> {
-        let result = self.handle.link().add(message(spec, mac)).execute().await;
+        let result = self.handle().link().add(message(spec, mac)).execute().await;
         result.map_err(refused(|| format!("create vxlan device {}", spec.name))).map_err(|mut error| {
             match error.fault {
                 // The name is free, so it is the number.
