@@ -9,6 +9,7 @@ use std::net::Ipv4Addr;
 use flannel_core::backend_config::BackendConfig;
 use flannel_core::config::NetworkConfig;
 use flannel_core::entry::Entry;
+use flannel_core::family::{Families, Family};
 use flannel_core::ipnet::IpNet;
 use flannel_core::key::SubnetKey;
 use flannel_core::lease::{BadLease, ExtensionData, Lease, LeaseAttrs, VxlanData};
@@ -27,26 +28,6 @@ pub mod udp;
 pub mod vxlan;
 pub mod wireguard;
 
-/// By which families a host is on the same link as we are, that is, reached without a gateway. Neither, where nobody
-/// asked.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Reach {
-    /// By IPv4.
-    pub v4_on_link: bool,
-    /// By IPv6.
-    pub v6_on_link: bool,
-}
-
-impl Reach {
-    /// By the family of this subnet.
-    pub fn on_link(self, subnet: &IpNet) -> bool {
-        match subnet {
-            IpNet::V4(_) => self.v4_on_link,
-            IpNet::V6(_) => self.v6_on_link,
-        }
-    }
-}
-
 /// A backend at work.
 pub trait Backend {
     /// The MTU of containers' interfaces, in bytes.
@@ -60,13 +41,14 @@ pub trait Backend {
         Vec::new()
     }
 
-    /// Whether [`Backend::entries`] looks at the reach.
+    /// Whether [`Backend::entries`] depends on which hosts are on the same link.
     fn wants_reach(&self) -> bool {
         false
     }
 
-    /// What a remote lease needs; nothing for a lease of another backend.
-    fn entries(&self, remote: &Lease, reach: Reach) -> Result<Vec<Entry>, BadLease>;
+    /// The entries a remote lease needs; none for a lease of another backend. `on_link` has the families by which its
+    /// host is reached without a gateway; none unless [`Backend::wants_reach`].
+    fn entries(&self, remote: &Lease, on_link: Families) -> Result<Vec<Entry>, BadLease>;
 
     /// Whether [`Backend::follow`] is to be told.
     fn follows(&self) -> bool {
@@ -137,14 +119,14 @@ impl Prepared {
         match self {
             Self::Vxlan(vxlan) => LeaseAttrs {
                 backend_type: "vxlan".into(),
-                backend_data: vxlan.data(vxlan::Family::V4).map(VxlanData::to_json),
-                backend_v6_data: vxlan.data(vxlan::Family::V6).map(VxlanData::to_json),
+                backend_data: vxlan.data(Family::V4).map(VxlanData::to_json),
+                backend_v6_data: vxlan.data(Family::V6).map(VxlanData::to_json),
                 ..plain
             },
             Self::Wireguard(wireguard) => LeaseAttrs {
                 backend_type: "wireguard".into(),
-                backend_data: uplink.v4.map(|_| wireguard.data(true).to_json()),
-                backend_v6_data: uplink.v6.map(|_| wireguard.data(false).to_json()),
+                backend_data: uplink.v4.map(|_| wireguard.data(Family::V4).to_json()),
+                backend_v6_data: uplink.v6.map(|_| wireguard.data(Family::V6).to_json()),
                 ..plain
             },
             Self::Ipip(_) => LeaseAttrs { backend_type: "ipip".into(), ..plain },

@@ -4,10 +4,11 @@ use std::collections::{BTreeMap, HashMap};
 use std::net::IpAddr;
 
 use flannel_core::entry::Entry;
+use flannel_core::family::{Families, Family};
 use flannel_core::key::SubnetKey;
 use flannel_core::lease::{BadLease, Lease, LeaseAttrs};
 
-use crate::backend::{Backend, Reach};
+use crate::backend::Backend;
 use crate::kernel::KernelError;
 use crate::kernel::netlink::Netlink;
 
@@ -58,7 +59,7 @@ impl Connections {
                 "its public address is this host's own; give each host its own -public-ip, or delete the lease".into(),
             ))
         } else {
-            backend.entries(lease, self.reach_of(lease))
+            backend.entries(lease, self.on_link(lease))
         };
         match entries {
             Ok(entries) => {
@@ -103,7 +104,7 @@ impl Connections {
 
     /// The public address, ours or its own, that a route to this lease's subnet would draw into the tunnel.
     fn would_swallow(&self, lease: &Lease) -> Option<IpAddr> {
-        let both = |net| [self.own.public_ip_like(&net), lease.attrs.public_ip_like(&net)].map(|ip| (net, ip));
+        let both = |net| [self.own.public(&net), lease.attrs.public(&net)].map(|ip| (net, ip));
         lease.key.nets().flat_map(both).find_map(|(net, ip)| ip.filter(|ip| net.contains(ip)))
     }
 
@@ -114,11 +115,9 @@ impl Connections {
     }
 
     /// A host without any route is left to the tunnel.
-    fn reach_of(&self, lease: &Lease) -> Reach {
-        let on_link = |ip: IpAddr| self.on_link.get(&ip).copied().unwrap_or(false);
-        Reach {
-            v4_on_link: on_link(lease.attrs.public_ip.into()),
-            v6_on_link: lease.attrs.public_ipv6.is_some_and(|ip| on_link(ip.into())),
-        }
+    fn on_link(&self, lease: &Lease) -> Families {
+        let is_on_link = |ip: IpAddr| self.on_link.get(&ip).copied().unwrap_or(false);
+        let of_family = |family: &Family| lease.attrs.public(*family).is_some_and(is_on_link);
+        Family::ALL.into_iter().filter(of_family).map(|family| (family, ())).collect()
     }
 }

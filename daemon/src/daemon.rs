@@ -7,9 +7,8 @@ use std::time::Duration;
 
 use flannel_core::backend_config::BackendConfig;
 use flannel_core::config::NetworkConfig;
-use flannel_core::key::SubnetKey;
 use flannel_core::lease::LeaseAttrs;
-use flannel_core::subnet_env::{PreviousSubnets, Side, SubnetEnv};
+use flannel_core::subnet_env::{PreviousSubnets, SubnetEnv};
 use tokio::sync::{Notify, mpsc};
 use tokio_util::sync::CancellationToken;
 
@@ -25,7 +24,7 @@ use crate::programme::{Host, Programme};
 use crate::ready::{self, Readiness};
 use crate::service_manager::ServiceManager;
 use crate::subnet::{OwnLease, SubnetManager};
-use crate::uplink::{self, Families};
+use crate::uplink;
 use flannel_host::backoff::Backoff;
 use flannel_host::files;
 use flannel_store::etcd::EtcdStore;
@@ -80,8 +79,7 @@ pub async fn check(options: &Options) -> Result<String, Error> {
     let config = NetworkConfig::parse(&text).map_err(|source| Error::Config { key: key.clone(), source })?;
     let backend = BackendConfig::parse(&config.backend).map_err(|source| Error::Backend { key, source })?;
     let kernel = Netlink::open().map_err(|e| Error::System(e.to_string()))?;
-    let families = Families { v4: config.v4.is_some(), v6: config.v6.is_some() };
-    let uplink = uplink::choose(&kernel, &options.iface, families).await?;
+    let uplink = uplink::choose(&kernel, &options.iface, config.ranges.families()).await?;
     Ok(format!("{}; external interface {}, MTU {}", describe(&config, &backend), uplink.name, uplink.mtu))
 }
 
@@ -101,8 +99,7 @@ async fn start(options: &Options, store: &EtcdStore, manager: &ServiceManager) -
     let backend_config = BackendConfig::parse(&config.backend).map_err(bad_backend)?;
     tracing::info!("config: {}", describe(&config, &backend_config));
     let kernel = Netlink::open().map_err(|e| Error::System(e.to_string()))?;
-    let families = Families { v4: config.v4.is_some(), v6: config.v6.is_some() };
-    let uplink = uplink::choose(&kernel, &options.iface, families).await?;
+    let uplink = uplink::choose(&kernel, &options.iface, config.ranges.families()).await?;
     let publics: Vec<_> = uplink.publics().map(|ip| ip.to_string()).collect();
     tracing::info!("external interface {}, MTU {}, public address {}", uplink.name, uplink.mtu, publics.join(" and "));
     let previous = previous_subnets(options);
@@ -120,7 +117,7 @@ async fn start(options: &Options, store: &EtcdStore, manager: &ServiceManager) -
     let backend = prepared.attach(&kernel, &config, held.key).await?;
     // A device of an earlier run with another backend goes with its last descriptor.
     manager.store().forget_rest();
-    let networks: Vec<_> = config.ranges().map(|range| range.network).collect();
+    let networks: Vec<_> = config.ranges.values().map(|range| range.network).collect();
     // What an extension's commands made is the operator's, whatever its name.
     if !matches!(backend_config, BackendConfig::Extension(_))
         && let Err(error) = kernel.remove_stale_devices(&backend.scope().owned, &networks).await
@@ -141,7 +138,7 @@ async fn serve(
     shutdown: &CancellationToken,
 ) -> Result<(), Error> {
     let Network { host, filter, held, listed } = network;
-    let env = subnet_env(&host.config, held.key, host.backend.mtu(), options.ip_masq);
+    let env = SubnetEnv::of(&host.config, held.key, host.backend.mtu(), options.ip_masq);
     let status = format!("lease {}, MTU {}", held.key, env.mtu);
     let (updates, inbox) = mpsc::channel(UPDATES);
     let doubt = Notify::new();
@@ -232,25 +229,9 @@ fn previous_subnets(options: &Options) -> PreviousSubnets {
     }
 }
 
-fn subnet_env(config: &NetworkConfig, lease: SubnetKey, mtu: u32, ip_masq: bool) -> SubnetEnv {
-    use flannel_core::ipnet::{IpNet, Ipv4Net, Ipv6Net};
-    let first = |bits: u128| bits + 1;
-    let v4 = config.v4.zip(lease.v4()).and_then(|(range, subnet)| {
-        let IpNet::V4(network) = range.network else { return None };
-        let ip = u32::try_from(first(subnet.network().to_bits().into())).ok()?;
-        Some(Side { network, gateway: Ipv4Net::new(ip.into(), subnet.prefix_len()).ok()? })
-    });
-    let v6 = config.v6.zip(lease.v6()).and_then(|(range, subnet)| {
-        let IpNet::V6(network) = range.network else { return None };
-        let ip = first(subnet.network().to_bits());
-        Some(Side { network, gateway: Ipv6Net::new(ip.into(), subnet.prefix_len()).ok()? })
-    });
-    SubnetEnv { v4, v6, mtu, ip_masq }
-}
-
 fn describe(config: &NetworkConfig, backend: &BackendConfig) -> String {
     let range =
         |r: &flannel_core::config::Range| format!("{} in /{} from {} to {}", r.network, r.subnet_len, r.min, r.max);
-    let ranges: Vec<_> = config.ranges().map(range).collect();
+    let ranges: Vec<_> = config.ranges.values().map(range).collect();
     format!("backend {}, network {}", backend.name(), ranges.join(" and "))
 }

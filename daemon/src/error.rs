@@ -92,7 +92,8 @@ impl Error {
 
     /// The remedy of [`Error::OutOfSubnets`].
     pub(crate) fn out_of_subnets(config: &NetworkConfig, taken: usize) -> Self {
-        let ranges = config.ranges().map(|r| format!("{} .. {} of {} in /{}", r.min, r.max, r.network, r.subnet_len));
+        let ranges =
+            config.ranges.values().map(|r| format!("{} .. {} of {} in /{}", r.min, r.max, r.network, r.subnet_len));
         let ranges = ranges.collect::<Vec<_>>().join(" and ");
         let remedy = format!(
             "the range is {ranges}: widen SubnetMin/SubnetMax or Network, lengthen SubnetLen, or delete dead leases"

@@ -7,10 +7,10 @@
 use std::time::Duration;
 
 use flannel_core::config::NetworkConfig;
+use flannel_core::family::Family;
 use flannel_core::filter::iptables::{Table, knows_random_fully};
 use flannel_core::filter::network::{NetworkRules, Purpose, no_table};
 use flannel_core::filter::nft;
-use flannel_core::ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use flannel_core::key::SubnetKey;
 use flannel_host::filter::FilterError;
 use flannel_host::filter::iptables::Iptables;
@@ -62,10 +62,10 @@ impl Filter {
                 (Programs::None, false)
             }
         };
-        let rules = config.ranges().filter_map(|range| {
+        let rules = config.ranges.values().filter_map(|range| {
             Some(NetworkRules {
                 network: range.network,
-                subnet: lease.net_like(&range.network)?,
+                subnet: lease.net(&range.network)?,
                 masquerade: options.ip_masq,
                 forward: options.forward_rules,
                 random_fully: random_fully && !options.random_fully_off,
@@ -102,8 +102,8 @@ impl Filter {
 
     /// Removes the rules of the other way, and those of a family that is off.
     async fn clear_others(&self) -> Result<(), FilterError> {
-        for network in [IpNet::V4(Ipv4Net::default()), IpNet::V6(Ipv6Net::default())] {
-            let is_on = self.rules.iter().any(|rules| no_table(&rules.network) == no_table(&network));
+        for family in Family::ALL {
+            let is_on = self.rules.iter().any(|rules| rules.family() == family);
             let unused = match self.programs {
                 Programs::None => return Ok(()),
                 Programs::Iptables if is_on => &[][..],
@@ -111,7 +111,7 @@ impl Filter {
                 Programs::Nftables { .. } if is_on => &[Purpose::Masquerade],
                 _ => &Purpose::ALL,
             };
-            let program = Iptables::of(&network, REMEDY);
+            let program = Iptables::new(family, REMEDY);
             for purpose in unused {
                 if was_there(program.ensure(&purpose.no_chain()).await)? {
                     tracing::info!("removed the {purpose} rules of {program} left by an earlier run");
@@ -121,8 +121,8 @@ impl Filter {
             if in_nftables && is_on {
                 continue;
             }
-            match was_there(Nft::new(REMEDY).ensure(&no_table(&network)).await) {
-                Ok(true) => tracing::info!("removed the nftables table {} left by an earlier run", no_table(&network)),
+            match was_there(Nft::new(REMEDY).ensure(&no_table(family)).await) {
+                Ok(true) => tracing::info!("removed the nftables table {} left by an earlier run", no_table(family)),
                 Ok(false) => {}
                 // Where nft does not work, nothing has used it.
                 Err(error) if !in_nftables => tracing::debug!("{error}"),
@@ -166,7 +166,7 @@ impl Filter {
 
 /// The programs of the host, and whether they choose source ports at random.
 async fn find_programs(nftables: bool) -> Result<(Programs, bool), FilterError> {
-    let iptables = Iptables::v4(REMEDY).version().await;
+    let iptables = Iptables::new(Family::V4, REMEDY).version().await;
     if nftables {
         Nft::new(REMEDY).version().await?;
         return Ok((Programs::Nftables { iptables: iptables.is_ok() }, true));
@@ -183,7 +183,7 @@ fn was_there(removed: Result<bool, FilterError>) -> Result<bool, FilterError> {
 }
 
 async fn set_iptables(rules: &NetworkRules) -> Result<bool, FilterError> {
-    let program = Iptables::of(&rules.network, REMEDY);
+    let program = Iptables::new(rules.family(), REMEDY);
     let mut repaired = false;
     for purpose in Purpose::ALL {
         if program.ensure(&rules.chain(purpose)).await? {
@@ -204,7 +204,7 @@ async fn set_table(table: &nft::Table) -> Result<bool, FilterError> {
 
 /// Installs the forward rules in iptables as well where they are needed, and only there.
 async fn accept_beside_drop(rules: &NetworkRules) -> Result<bool, FilterError> {
-    let program = Iptables::of(&rules.network, REMEDY);
+    let program = Iptables::new(rules.family(), REMEDY);
     let saved = program.saved(Table::Filter).await?;
     let forward = rules.forward && saved.drops_by_default("FORWARD");
     let repaired = program.repair(&NetworkRules { forward, ..*rules }.chain(Purpose::Forward), &saved).await?;

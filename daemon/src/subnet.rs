@@ -137,7 +137,7 @@ impl<'a, S: SubnetStore> SubnetManager<'a, S> {
         let taken = || leases.iter().map(|l| &l.key).chain(raced).flat_map(SubnetKey::nets);
         let is_free = |net: &IpNet| !taken().any(|other| other.contains(net) || net.contains(&other));
         let mut nets = Vec::new();
-        for range in config.ranges() {
+        for range in config.ranges.values() {
             let earlier = match range.network {
                 IpNet::V4(_) => previous.v4.map(IpNet::V4),
                 IpNet::V6(_) => previous.v6.map(IpNet::V6),
@@ -234,7 +234,7 @@ fn fits(config: &NetworkConfig, key: &SubnetKey) -> bool {
         (None, None) => true,
         _ => false,
     };
-    fits(&config.v4, key.v4().map(IpNet::V4)) && fits(&config.v6, key.v6().map(IpNet::V6))
+    fits(&config.ranges.v4, key.v4().map(IpNet::V4)) && fits(&config.ranges.v6, key.v6().map(IpNet::V6))
 }
 
 #[cfg(test)]

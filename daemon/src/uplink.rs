@@ -5,6 +5,7 @@ use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use flannel_core::entry::LinkIndex;
+use flannel_core::family::{Families, Family};
 use flannel_core::name::IfName;
 use regex_lite::Regex;
 
@@ -43,21 +44,6 @@ pub struct Addresses<A> {
     pub own: A,
     /// The one the other hosts use.
     pub public: A,
-}
-
-/// Which address families the network has.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Families {
-    /// IPv4.
-    pub v4: bool,
-    /// IPv6.
-    pub v6: bool,
-}
-
-impl Families {
-    fn has(self, ip: IpAddr) -> bool {
-        if ip.is_ipv4() { self.v4 } else { self.v6 }
-    }
 }
 
 /// One way to choose, in the order they are tried.
@@ -105,8 +91,8 @@ fn ways(options: &IfaceOptions, families: Families) -> Vec<Way<'_>> {
     if names.is_empty() && regexes.is_empty() && can_reach.is_empty() {
         // parity: upstream looks for the interface that owns the public address when nothing else is said.
         return vec![match (public_ip.as_str(), public_ipv6.as_str()) {
-            (ip, _) if families.v4 && !ip.is_empty() => Way::Given("public-ip", ip),
-            (_, ip) if families.v6 && !ip.is_empty() => Way::Given("public-ipv6", ip),
+            (ip, _) if families.has(Family::V4) && !ip.is_empty() => Way::Given("public-ip", ip),
+            (_, ip) if families.has(Family::V6) && !ip.is_empty() => Way::Given("public-ipv6", ip),
             _ => Way::DefaultRoute,
         }];
     }
@@ -135,10 +121,9 @@ impl<'a> Choice<'a> {
     /// The address of each family that is on: the fixed one, else the interface's best.
     fn complete(&self, options: &IfaceOptions, families: Families) -> Result<ExternalInterface, String> {
         let Interface { name, mtu, index, .. } = self.interface;
-        let own = |v4: bool| {
-            let fixed = self.fixed.iter().find(|ip| ip.is_ipv4() == v4).copied();
-            let best = || usable(self.interface, v4).first().copied();
-            let family = if v4 { "IPv4" } else { "IPv6" };
+        let own = |family: Family| {
+            let fixed = self.fixed.iter().find(|ip| Family::of(**ip) == family).copied();
+            let best = || usable(self.interface, family).first().copied();
             fixed.or_else(best).ok_or_else(|| format!("interface {name} has no usable {family} address"))
         };
         let mut uplink = ExternalInterface {
@@ -148,13 +133,13 @@ impl<'a> Choice<'a> {
             v4: None,
             v6: None,
         };
-        if families.v4
-            && let IpAddr::V4(own) = own(true)?
+        if families.has(Family::V4)
+            && let IpAddr::V4(own) = own(Family::V4)?
         {
             uplink.v4 = Some(Addresses { own, public: public("public-ip", &options.public_ip, own)? });
         }
-        if families.v6
-            && let IpAddr::V6(own) = own(false)?
+        if families.has(Family::V6)
+            && let IpAddr::V6(own) = own(Family::V6)?
         {
             uplink.v6 = Some(Addresses { own, public: public("public-ipv6", &options.public_ipv6, own)? });
         }
@@ -188,9 +173,8 @@ fn by_value<'a>(interfaces: &'a [Interface], value: &str, families: Families) ->
 fn by_regex<'a>(interfaces: &'a [Interface], pattern: &str, families: Families) -> Result<Choice<'a>, String> {
     let regex = Regex::new(pattern).map_err(|e| format!("it is no regular expression: {e}"))?;
     for interface in interfaces {
-        let matching = |v4: bool| usable(interface, v4).into_iter().find(|ip| regex.is_match(&ip.to_string()));
-        let wanted = [(families.v4, true), (families.v6, false)].into_iter().filter(|(on, _)| *on);
-        let fixed: Option<Vec<IpAddr>> = wanted.map(|(_, v4)| matching(v4)).collect();
+        let matching = |family| usable(interface, family).into_iter().find(|ip| regex.is_match(&ip.to_string()));
+        let fixed: Option<Vec<IpAddr>> = families.each().map(matching).collect();
         if let Some(fixed) = fixed {
             return Ok(Choice { interface, fixed });
         }
@@ -224,15 +208,12 @@ async fn by_default_route<'a>(
     families: Families,
 ) -> Result<Choice<'a>, String> {
     let mut found: Vec<LinkIndex> = Vec::new();
-    for (on, v4) in [(families.v4, true), (families.v6, false)] {
-        if on {
-            let index = kernel.default_interface(v4).await.map_err(|e| e.to_string())?;
-            found.push(index.ok_or_else(|| {
-                let family = if v4 { "IPv4" } else { "IPv6" };
-                let there_are = list(interfaces, families);
-                format!("no {family} route leaves by a single interface: name one with -iface; there are {there_are}")
-            })?);
-        }
+    for family in families.each() {
+        let index = kernel.default_interface(family).await.map_err(|e| e.to_string())?;
+        found.push(index.ok_or_else(|| {
+            let there_are = list(interfaces, families);
+            format!("no {family} route leaves by a single interface: name one with -iface; there are {there_are}")
+        })?);
     }
     found.dedup();
     let [index] = found[..] else {
@@ -244,20 +225,16 @@ async fn by_default_route<'a>(
 
 /// Usable addresses of one family, the best first: global before link-local, permanent before dynamic, primary before
 /// secondary or temporary; otherwise in the kernel's order.
-fn usable(interface: &Interface, v4: bool) -> Vec<IpAddr> {
-    let mut addresses: Vec<_> = interface.addresses.iter().filter(|a| a.ip.is_ipv4() == v4 && a.usable()).collect();
+fn usable(interface: &Interface, family: Family) -> Vec<IpAddr> {
+    let mut addresses: Vec<_> =
+        interface.addresses.iter().filter(|a| Family::of(a.ip) == family && a.usable()).collect();
     addresses.sort_by_key(|a| (a.link_local(), !a.permanent, a.secondary));
     addresses.into_iter().map(|a| a.ip).collect()
 }
 
 fn list(interfaces: &[Interface], families: Families) -> String {
     let one = |i: &Interface| {
-        let ips: Vec<String> = [(families.v4, true), (families.v6, false)]
-            .into_iter()
-            .filter(|(on, _)| *on)
-            .flat_map(|(_, v4)| usable(i, v4))
-            .map(|ip| ip.to_string())
-            .collect();
+        let ips: Vec<String> = families.each().flat_map(|family| usable(i, family)).map(|ip| ip.to_string()).collect();
         if ips.is_empty() { i.name.clone() } else { format!("{} ({})", i.name, ips.join(", ")) }
     };
     interfaces.iter().map(one).collect::<Vec<_>>().join(", ")

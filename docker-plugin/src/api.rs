@@ -9,6 +9,7 @@ use serde::{Deserialize, Deserializer, Serialize};
 
 pub mod ipam;
 pub mod network;
+pub mod repair;
 
 /// What we are, in answer to `/Plugin.Activate`.
 #[derive(Debug, Serialize)]

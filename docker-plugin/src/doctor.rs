@@ -1,20 +1,19 @@
-//! `flannel-docker doctor`: what is off between Docker, the plugin, the kernel and the lease, in plain words.
+//! `flannel-docker doctor`: what is inconsistent between Docker, the plugin, the kernel and the lease.
 //!
-//! It only looks, beside a plugin that runs or not, and may be run at any time. With `-fix` the running plugin is told
-//! to put right what it can ([`REPAIR`]); where none runs, the doctor does it in its place, with the same code. What
-//! is left after that is said, with what to type.
+//! It changes nothing, whether the plugin runs or not, and may be run at any time. With `-fix` the running plugin is
+//! asked to repair what it can ([`crate::api::repair`]); where none runs, the doctor does it in its place, with the same
+//! code. What is left is reported with what to do about it.
 
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
-use std::future::pending;
 use std::time::Duration;
 
-use serde::{Deserialize, Serialize};
-use tokio::time::timeout;
+use serde::Serialize;
 
+use crate::api::repair::Repaired;
 use crate::docker::engine::Engine;
 use crate::driver::drift::{Difference, Remedy, View, compare};
-use crate::driver::{Driver, Looked, open};
+use crate::driver::{Driver, open, pause};
 use crate::links::Links as _;
 use crate::links::netlink::Netlink;
 use crate::opts::Opts;
@@ -25,61 +24,39 @@ use crate::store::{self, State};
 mod plugin;
 mod rules;
 
-/// The method of the plugin that puts right what can be.
-pub const REPAIR: &str = "FlannelDocker.Repair";
+/// How long a problem has to last: what is gone by then was a call in progress.
+const RECHECK_AFTER: Duration = Duration::from_secs(1);
 
-/// How long after the first look the second comes, which tells what is off from what is under way.
-const SECOND_LOOK: Duration = Duration::from_secs(1);
-
-/// Something that is off.
+/// An inconsistency.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 pub struct Problem {
-    /// A word for programs.
+    /// The kind, for programs.
     pub kind: &'static str,
-    /// What is off.
+    /// What is wrong.
     pub problem: String,
     /// What to do about it.
     pub remedy: String,
-    /// Whether `-fix` does it.
+    /// Whether `-fix` repairs it.
     pub fixable: bool,
 }
 
 /// What was found, and what was done about it.
 #[derive(Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Report {
-    /// What is off now.
+    /// What is wrong now.
     pub problems: Vec<Problem>,
-    /// What `-fix` has put right.
+    /// What `-fix` has repaired.
     pub fixed: Vec<String>,
-    /// Networks and containers that were looked at.
+    /// How many networks were checked.
     pub networks: usize,
-    /// The same of containers.
+    /// How many containers were checked.
     pub containers: usize,
-}
-
-/// Answer to [`REPAIR`].
-#[derive(Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "PascalCase")]
-pub struct Repaired {
-    /// What was put right.
-    pub done: Vec<String>,
-    /// What could not be, and why.
-    pub left: Vec<String>,
-}
-
-impl Repaired {
-    /// In words.
-    pub fn of(looked: &Looked) -> Self {
-        let left = looked.left.iter().filter_map(|(d, reason)| Some(format!("{d}: {}", reason.as_ref()?)));
-        Self { done: looked.done.iter().map(ToString::to_string).collect(), left: left.collect() }
-    }
 }
 
 impl Problem {
     /// A difference in the packet filter.
     fn of_rules(kind: &'static str, problem: String) -> Self {
-        let remedy =
-            "the plugin repairs them at its next check, within half a minute, and at once with -fix".to_owned();
+        let remedy = "the plugin repairs them within 30 seconds, and -fix does so at once".to_owned();
         Self { kind, problem, remedy, fixable: true }
     }
 
@@ -97,8 +74,8 @@ impl Problem {
 impl From<&Difference> for Problem {
     fn from(difference: &Difference) -> Self {
         let (remedy, fixable) = match difference.remedy() {
-            Remedy::Ours => ("the plugin puts it right by itself, and at once with -fix".to_owned(), true),
-            Remedy::Yours(remedy) => (remedy, false),
+            Remedy::Automatic => ("the plugin repairs it within a minute, and -fix does so at once".to_owned(), true),
+            Remedy::Manual(remedy) => (remedy, false),
         };
         Self { kind: difference.kind(), problem: difference.to_string(), remedy, fixable }
     }
@@ -114,19 +91,19 @@ impl Report {
             line(format_args!("fixed: {fixed}"));
         }
         for problem in &self.problems {
-            line(format_args!("off: {}\n     {}", problem.problem, problem.remedy));
+            line(format_args!("problem: {}\n         {}", problem.problem, problem.remedy));
         }
-        let looked_at = format!("{} networks with {} containers", self.networks, self.containers);
+        let checked = format!("{} networks with {} containers", self.networks, self.containers);
         match self.problems.len() {
-            0 => line(format_args!("all is well: {looked_at}")),
-            1 => line(format_args!("1 thing is off: {looked_at}")),
-            more => line(format_args!("{more} things are off: {looked_at}")),
+            0 => line(format_args!("no problems found: {checked}")),
+            1 => line(format_args!("1 problem: {checked}")),
+            more => line(format_args!("{more} problems: {checked}")),
         }
         text
     }
 }
 
-/// Looks, puts right if `-fix` was given, and reports. An error where it could not even look.
+/// Checks, repairs if `-fix` was given, and reports. An error where nothing could be checked.
 pub async fn run(opts: &Opts) -> Result<Report, String> {
     let doctor = Doctor::new(opts)?;
     let mut report = doctor.examine().await?;
@@ -136,7 +113,7 @@ pub async fn run(opts: &Opts) -> Result<Report, String> {
     let before = report.problems;
     let repaired = doctor.fix(opts).await?;
     report = doctor.examine().await?;
-    // Rules are written anew whatever was off with them, so nobody tells what it was.
+    // Rules are restored as a whole, so the repair does not say what was wrong with them.
     let gone = before.into_iter().filter(|p| p.fixable && !report.problems.contains(p)).map(|p| p.problem);
     let fixed: BTreeSet<_> = repaired.done.into_iter().chain(gone).collect();
     report.fixed = fixed.into_iter().collect();
@@ -163,37 +140,41 @@ impl<'a> Doctor<'a> {
         Ok(Self { opts, name, engine: Engine::at(opts.docker_socket.clone()), links })
     }
 
-    /// Looks, and a second time at what may have been under way.
+    /// Checks twice, so that calls in progress are not reported.
     async fn examine(&self) -> Result<Report, String> {
-        let first = self.look().await?;
+        let first = self.check().await?;
         if first.problems.is_empty() {
             return Ok(first);
         }
-        drop(timeout(SECOND_LOOK, pending::<()>()).await);
-        let mut second = self.look().await?;
+        pause(RECHECK_AFTER).await;
+        let mut second = self.check().await?;
         second.problems.retain(|p| first.problems.contains(p));
         Ok(second)
     }
 
-    async fn look(&self) -> Result<Report, String> {
+    async fn check(&self) -> Result<Report, String> {
         let mut problems = Vec::new();
-        let mut off = |kind, problem: String, remedy: &str| {
+        let mut add = |kind, problem: String, remedy: &str| {
             problems.push(Problem { kind, problem, remedy: remedy.to_owned(), fixable: false });
         };
         if let Err(e) = plugin::answers(&self.opts.socket).await {
-            off("plugin-silent", e, "start the plugin, before Docker if you can: Docker waits for it");
+            add("plugin-unreachable", e, "start the plugin, if possible before Docker, which waits for it");
         }
         let state = match store::peek(&self.opts.state_dir) {
             Ok(state) => state.unwrap_or_default(),
             Err(e) => {
-                off("state-unreadable", e, "start the plugin again: it sets the file aside and asks Docker");
+                add(
+                    "state-unreadable",
+                    e,
+                    "restart the plugin: it sets the file aside and rebuilds the state from Docker",
+                );
                 State::default()
             }
         };
         let docker = match self.engine.networks(&self.name).await {
             Ok(networks) => Some(networks),
             Err(e) => {
-                off("docker-silent", e, "start Docker, or name its socket with -docker-socket");
+                add("docker-unreachable", e, "start Docker, or name its socket with -docker-socket");
                 None
             }
         };
@@ -204,7 +185,7 @@ impl<'a> Doctor<'a> {
         }
         for name in &flannels {
             if let Err(e) = subnet_file.of(name.as_ref()).read() {
-                off("lease-missing", e.to_string(), "start flanneld, or name its file with -subnet-file");
+                add("lease-missing", e.to_string(), "start flanneld, or name its file with -subnet-file");
             }
         }
         let leases = subnet_file.leases(&flannels);
@@ -224,7 +205,7 @@ impl<'a> Doctor<'a> {
         if !state.networks.is_empty() && !forwards() {
             problems.push(Problem {
                 kind: "no-forwarding",
-                problem: "net.ipv4.ip_forward is 0: containers can't reach other hosts".to_owned(),
+                problem: "net.ipv4.ip_forward is 0: containers cannot reach other hosts".to_owned(),
                 remedy: "type \"sysctl -w net.ipv4.ip_forward=1\"".to_owned(),
                 fixable: false,
             });
@@ -233,12 +214,12 @@ impl<'a> Doctor<'a> {
         Ok(Report { problems, fixed: Vec::new(), networks: state.networks.len(), containers })
     }
 
-    /// By the plugin that runs, or in its place.
+    /// Has the running plugin repair what it can; where none runs, does so in its place.
     async fn fix(&self, opts: &Opts) -> Result<Repaired, String> {
         if plugin::answers(&self.opts.socket).await.is_ok() {
             return plugin::repair(&self.opts.socket).await;
         }
-        Ok(Repaired::of(&Driver::open(opts)?.repair_all().await))
+        Ok(Driver::open(opts)?.repair_all().await.into())
     }
 }
 

@@ -27,16 +27,17 @@ use crate::links::{BridgeSpec, HostRoute, Links};
 use crate::naming;
 use crate::nat::Nat;
 use crate::publish::localnet;
-use crate::publish::reserve::Held;
+use crate::publish::reserve::Reserved;
 use crate::store::lease::{FlannelName, Lease, SubnetFile};
 use crate::store::{Network, State, Store};
 use allocation::Supply;
-use checks::Looks;
-pub use repair::Looked;
+pub use check::CheckReport;
+use check::History;
+pub(crate) use check::pause;
 
 mod adopt;
 mod allocation;
-mod checks;
+mod check;
 mod connectivity;
 pub mod drift;
 mod endpoint;
@@ -50,7 +51,7 @@ mod tests;
 
 /// How long Docker may take from its first question about a network to knowing it itself. A pool that no network came
 /// for in that time is free again: its `docker network create` failed within Docker.
-const IN_THE_MAKING: Duration = Duration::from_secs(60);
+const CREATION_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// What the driver is told at start.
 #[derive(Debug)]
@@ -82,12 +83,12 @@ pub struct Driver<L> {
     links: L,
     guards: Guards,
     /// Published ports, by EndpointID.
-    held: Mutex<HashMap<String, Vec<Held>>>,
-    /// Held while bridges come and go.
+    reserved: Mutex<HashMap<String, Vec<Reserved>>>,
+    /// Reserved while bridges come and go.
     bridges: tokio::sync::Mutex<()>,
     /// Of pools and networks, by ID, as far as they were made in this process.
     created: Mutex<HashMap<String, Creation>>,
-    looks: Looks,
+    history: History,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -101,7 +102,7 @@ impl<L: Links> Driver<L> {
     /// A driver that goes on where `store` left off; see [`Driver::restore`].
     pub fn new(settings: Settings, store: Store, links: L, guards: Guards) -> Self {
         let Settings { name, subnet_file, engine } = settings;
-        let looks = Looks::new(store.was_lost());
+        let history = History::new(store.was_lost());
         Self {
             name,
             subnet_file,
@@ -109,10 +110,10 @@ impl<L: Links> Driver<L> {
             store,
             links,
             guards,
-            held: Mutex::default(),
+            reserved: Mutex::default(),
             bridges: tokio::sync::Mutex::default(),
             created: Mutex::default(),
-            looks,
+            history,
         }
     }
 
@@ -136,12 +137,12 @@ impl<L: Links> Driver<L> {
     pub async fn restore(&self) {
         let networks = self.store.read(|s| s.networks.keys().cloned().collect::<Vec<_>>());
         {
-            let _held = self.bridges.lock().await;
+            let _bridges = self.bridges.lock().await;
             self.sweep().await;
         }
         let mut restored = 0;
         for id in &networks {
-            let _held = self.bridges.lock().await;
+            let _bridges = self.bridges.lock().await;
             let Some(network) = self.store.read(|s| s.networks.get(id).cloned()) else { continue };
             if let Ok(lease) = self.lease_of(&network)
                 && let Err(e) = self.check_lease(id, &network, &lease)
@@ -152,7 +153,7 @@ impl<L: Links> Driver<L> {
             let mut done = self.ensure_network(id, &network).await;
             if done.is_ok() {
                 // Cables that lost their bridge before we came.
-                done = self.replug(id).await;
+                done = self.attach_veths(id).await;
             }
             match done {
                 Ok(()) => restored += 1,
@@ -164,10 +165,10 @@ impl<L: Links> Driver<L> {
         }
         // Also without networks: rules may be left over. Where the state was lost they are of networks that Docker still
         // has, and stay until it has been asked.
-        if !self.looks.is_lost() {
-            self.order_rules().await;
+        if !self.history.is_state_lost() {
+            self.update_rules().await;
         }
-        self.hold_again().await;
+        self.reserve_again().await;
     }
 
     /// Removes bridges of ours that belong to no network we know: each would keep its route, and Docker refuses a pool
@@ -209,7 +210,7 @@ impl<L: Links> Driver<L> {
 
     /// Whether a pool or network may still be in the making, within Docker or between us.
     fn is_young(&self, id: &str, now: Instant) -> bool {
-        self.created().get(id).is_some_and(|created| now.duration_since(created.at) < IN_THE_MAKING)
+        self.created().get(id).is_some_and(|created| now.duration_since(created.at) < CREATION_TIMEOUT)
     }
 
     fn created(&self) -> MutexGuard<'_, HashMap<String, Creation>> {
@@ -220,7 +221,7 @@ impl<L: Links> Driver<L> {
     /// be held.
     async fn ensure_network(&self, id: &str, network: &Network) -> Result<(), Error> {
         if self.links.ensure_bridge(&bridge_spec(id, network)?).await? {
-            self.replug(id).await?;
+            self.attach_veths(id).await?;
         }
         if network.gateway {
             localnet::allow_localnet(&naming::bridge(id)?);
@@ -228,7 +229,7 @@ impl<L: Links> Driver<L> {
         Ok(())
     }
 
-    async fn replug(&self, id: &str) -> Result<(), Error> {
+    async fn attach_veths(&self, id: &str) -> Result<(), Error> {
         let bridge = naming::bridge(id)?;
         let endpoints = |s: &State| s.networks.get(id).map(|n| n.endpoints.keys().cloned().collect::<Vec<_>>());
         for endpoint in self.store.read(endpoints).unwrap_or_default() {
@@ -264,10 +265,9 @@ impl<L: Links> Driver<L> {
         self.subnet_file.others().into_iter().find(|name| holds(self.subnet_file.of(Some(name))))
     }
 
-    /// Has the packet filter follow the state.
-    async fn order_rules(&self) {
-        // The guard has told of a failure, and tries on.
-        drop(self.guards.forward.set(|| self.store.read(rules)).await);
+    /// Brings the forward rules up to date with the state.
+    async fn update_rules(&self) {
+        self.guards.forward.set_in_background(|| self.store.read(rules)).await;
     }
 
     /// What networks are allocated from.

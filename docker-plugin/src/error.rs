@@ -2,6 +2,7 @@
 //!
 //! Docker shows these lines to the user word for word, behind `remote: `.
 
+use flannel_core::family::Family;
 use std::net::IpAddr;
 
 use ipnet::IpNet;
@@ -30,8 +31,8 @@ pub enum Error {
     NoFamily {
         /// The lease.
         lease: String,
-        /// `IPv4` or `IPv6`.
-        family: &'static str,
+        /// The family asked for.
+        family: Family,
         /// What the user would leave out.
         option: &'static str,
     },

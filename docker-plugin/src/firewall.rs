@@ -9,6 +9,7 @@
 //! [`BridgeRules`] says what is wanted, [`BridgeRules::chains`] puts it in iptables' words, and a [`Guard`] keeps it
 //! installed in the background and reports when a change is in place.
 
+use flannel_core::family::Family;
 use flannel_core::filter::iptables::{Chain, Table};
 use flannel_core::name::IfName;
 use ipnet::IpNet;
@@ -19,28 +20,6 @@ pub mod guard;
 pub mod iptables;
 
 pub use guard::{Firewall, Guard, Rules};
-
-/// An address family; iptables has a program for each.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Family {
-    /// `iptables`
-    V4,
-    /// `ip6tables`
-    V6,
-}
-
-impl Family {
-    /// Both.
-    pub const ALL: [Self; 2] = [Self::V4, Self::V6];
-
-    /// The family of a range.
-    pub fn of(net: &IpNet) -> Self {
-        match net {
-            IpNet::V4(_) => Self::V4,
-            IpNet::V6(_) => Self::V6,
-        }
-    }
-}
 
 /// A bridge to let through.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -85,7 +64,7 @@ impl BridgeRules {
 
     /// The bridges that have this family, with their flannel network of it.
     fn of(&self, family: Family) -> impl Iterator<Item = (&Bridge, &IpNet)> {
-        let of_family = move |net: &&IpNet| Family::of(net) == family;
+        let of_family = move |net: &&IpNet| Family::of(**net) == family;
         self.bridges
             .iter()
             .flat_map(move |bridge| bridge.flannel.iter().filter(of_family).map(move |net| (bridge, net)))

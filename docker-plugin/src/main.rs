@@ -22,8 +22,15 @@ const FAILURE: u8 = 1;
 const DOCTOR: &str = "doctor";
 
 fn main() -> ExitCode {
-    let is_doctor = std::env::args().nth(1).is_some_and(|word| word == DOCTOR);
-    let args = std::env::args().skip(if is_doctor { 2 } else { 1 });
+    let mut args = match std::env::args_os().skip(1).map(|arg| arg.into_string()).collect::<Result<Vec<_>, _>>() {
+        Ok(args) => args,
+        Err(arg) => {
+            eprintln!("{PROGRAM}: {arg:?} is not UTF-8");
+            return ExitCode::from(USAGE);
+        }
+    };
+    let is_doctor = args.first().is_some_and(|word| word == DOCTOR);
+    args.drain(..usize::from(is_doctor));
     let (opts, left) = match Opts::parse(args, |name| std::env::var(name).ok()) {
         Ok(read) => read,
         Err(Stop::Help) => {

@@ -5,7 +5,8 @@
 //! one is refused, and each role has its own error field. A call runs to its end even if Docker hangs up, so that
 //! nothing stays half made.
 
-use std::future::{Future, IntoFuture as _, pending};
+use std::future::{Future, IntoFuture as _};
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -24,16 +25,16 @@ use tokio_util::task::TaskTracker;
 use tracing::{debug, info, warn};
 
 use crate::api::network::{Allocated, EndpointCall, OperInfo};
+use crate::api::repair::{self, Repaired};
 use crate::api::{Activate, Empty, Options, ipam, network};
-use crate::doctor::{self, Repaired};
 use crate::driver::Driver;
 use crate::error::Error;
 use crate::links::Links;
 
 const CONTENT_TYPE: &str = "application/vnd.docker.plugins.v1.2+json";
 
-/// How long a connection or a call may go on after the end was asked for.
-const GRACE: Duration = Duration::from_secs(10);
+/// How long connections and calls may go on after a shutdown was requested.
+const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Which error field Docker reads.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -58,17 +59,17 @@ pub async fn serve<L: Links>(
         }
     };
     let served = axum::serve(listener, router(driver, &calls)).with_graceful_shutdown(stop).into_future();
-    let limit = async {
-        stopping.notified().await;
-        timeout(GRACE, pending::<()>()).await
-    };
+    let mut served = pin!(served);
     tokio::select! {
-        served = served => served?,
-        Err(_) = limit => warn!("a connection is still in use after {GRACE:?}: it is cut"),
+        served = &mut served => served?,
+        () = stopping.notified() => match timeout(SHUTDOWN_TIMEOUT, served).await {
+            Ok(served) => served?,
+            Err(_) => warn!("a connection is still in use after {SHUTDOWN_TIMEOUT:?}: closing it"),
+        },
     }
     calls.close();
-    if timeout(GRACE, calls.wait()).await.is_err() {
-        warn!("a call is still running after {GRACE:?}: it is given up");
+    if timeout(SHUTDOWN_TIMEOUT, calls.wait()).await.is_err() {
+        warn!("a call is still running after {SHUTDOWN_TIMEOUT:?}: abandoning it");
     }
     Ok(())
 }
@@ -105,7 +106,7 @@ pub fn router<L: Links>(driver: Arc<Driver<L>>, calls: &TaskTracker) -> Router {
         .call("IpamDriver.RequestAddress", Role::Ipam, |d, r| async move { d.request_address(r).await })
         .call("IpamDriver.ReleaseAddress", Role::Ipam, |d, r| async move { d.release_address(r).await })
         // Not Docker's: `flannel-docker doctor --fix`.
-        .call(doctor::REPAIR, Role::Network, |d, _: Options| async move { Ok(Repaired::of(&d.repair_all().await)) })
+        .call(repair::METHOD, Role::Network, |d, _: Options| async move { Ok(Repaired::from(d.repair_all().await)) })
         .router
         .fallback(
             |uri: axum::http::Uri| async move { refuse(StatusCode::NOT_FOUND, &format!("no method {}", uri.path())) },
@@ -143,8 +144,8 @@ impl<L: Links> Table<L> {
             let request = match parse(&body) {
                 Ok(request) => request,
                 Err(reason) => {
-                    // Docker will not say again what it wanted to; what it did without us shows in its own books.
-                    driver.look_soon();
+                    // Docker does not repeat the call; what it did without us shows in its list of networks.
+                    driver.request_check();
                     warn!("{method}: {reason}");
                     return refuse(StatusCode::BAD_REQUEST, &reason);
                 }
@@ -166,7 +167,7 @@ impl<L: Links> Table<L> {
                     };
                     respond(StatusCode::OK, answer.to_string())
                 }
-                Err(e) => refuse(StatusCode::INTERNAL_SERVER_ERROR, &format!("{method} broke off: {e}")),
+                Err(e) => refuse(StatusCode::INTERNAL_SERVER_ERROR, &format!("{method} panicked: {e}")),
             }
         };
         Self { router: self.router.route(&format!("/{method}"), post(handler)), ..self }
@@ -175,14 +176,14 @@ impl<L: Links> Table<L> {
 
 fn parse<T: DeserializeOwned>(body: &[u8]) -> Result<T, String> {
     if body.is_empty() {
-        // Docker's second try after a broken connection.
+        // Docker's retry after a broken connection.
         return Err("the request came without its body: try again".to_owned());
     }
     // serde would also take the fields in a row, without names.
     if !body.trim_ascii_start().starts_with(b"{") {
-        return Err("the request can't be read: it is no JSON object".to_owned());
+        return Err("cannot read the request: it is not a JSON object".to_owned());
     }
-    serde_json::from_slice(body).map_err(|e| format!("the request can't be read: {e}"))
+    serde_json::from_slice(body).map_err(|e| format!("cannot read the request: {e}"))
 }
 
 fn json_text(value: &impl Serialize) -> String {

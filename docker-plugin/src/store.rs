@@ -40,7 +40,7 @@ pub struct Store {
 struct StateFile {
     path: PathBuf,
     copies: Mutex<Copies>,
-    /// Held while the file is written.
+    /// Reserved while the file is written.
     writing: tokio::sync::Mutex<()>,
 }
 

@@ -6,8 +6,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::matrix::Kind;
 use crate::measure::Check;
-use crate::netns::{Node, World};
 use crate::topology::Topology;
+use crate::world::{Node, World};
 use crate::{Error, Result, keep};
 
 /// How often each lab is measured; the best counts, since a busy machine only ever makes it slower.

@@ -54,8 +54,8 @@ pub enum Error {
     State(String),
 }
 
-impl From<crate::netns::Error> for Error {
-    fn from(error: crate::netns::Error) -> Self {
+impl From<flannel_testbed::Error> for Error {
+    fn from(error: flannel_testbed::Error) -> Self {
         Self::State(error.to_string())
     }
 }

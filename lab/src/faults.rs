@@ -24,7 +24,7 @@ mod table;
 use serde::{Deserialize, Serialize};
 
 use crate::measure::FlowReport;
-use crate::netns::Result;
+use flannel_testbed::Result;
 
 pub use judge::judge;
 pub use run::{Options, run_all};

@@ -16,8 +16,8 @@ use std::time::{Duration, Instant};
 use serde::{Deserialize, Serialize};
 
 use crate::matrix::Matrix;
-use crate::netns::{Node, World};
 use crate::topology::Topology;
+use crate::world::{Node, World};
 use crate::{Error, Result};
 
 const DIRECTORY: &str = "/run/flannel-lab";
@@ -181,7 +181,7 @@ fn state(world: &World) -> Result<State> {
         namespaces.insert(node.name().to_owned(), node.namespace_name().to_owned());
         for network in node.networks() {
             let text = node.subnet_text_of(world, network)?;
-            let lease = crate::netns::SubnetEnv::value(&text, "FLANNEL_SUBNET").unwrap_or("none");
+            let lease = flannel_testbed::SubnetEnv::value(&text, "FLANNEL_SUBNET").unwrap_or("none");
             about.push(format!("{} ({}): lease {lease} on {network}", node.name(), node.address()));
         }
         for pod in node.pods() {

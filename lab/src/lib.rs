@@ -1,6 +1,6 @@
 //! The lab: hosts that are not there until one makes them, and what is needed to try flannel on them.
 //!
-//! There are two kinds. [`netns`] makes hosts as network namespaces, for tests of the daemon in seconds. The rest makes
+//! There are two kinds. [`world`] makes hosts as network namespaces, in seconds. The rest makes
 //! Docker hosts as containers:
 //!
 //! A **lab** is an etcd and some **hosts** on one underlay network. A host is a container with two dockerds in it
@@ -25,12 +25,12 @@ pub mod host;
 pub mod keep;
 pub mod matrix;
 pub mod measure;
-pub mod netns;
 pub mod progress;
 pub mod report;
 pub mod results;
 pub mod topology;
 pub mod underlay;
 pub mod workload;
+pub mod world;
 
 pub use error::{Error, Result};

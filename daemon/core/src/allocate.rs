@@ -15,8 +15,8 @@ const DRAW_FROM: usize = 100;
 ///
 /// Cost: one sort of `taken`, then a sweep.
 pub fn pick(range: &Range, taken: impl IntoIterator<Item = IpNet>, rng: &mut fastrand::Rng) -> Option<IpNet> {
-    let same_family =
-        |net: &IpNet| matches!((net, &range.network), (IpNet::V4(_), IpNet::V4(_)) | (IpNet::V6(_), IpNet::V6(_)));
+    let family = Family::of(range.network);
+    let same_family = |net: &IpNet| Family::of(net) == family;
     let mut taken: Vec<(u128, u128)> =
         taken.into_iter().filter(same_family).map(|net| (to_bits(net.network()), to_bits(net.broadcast()))).collect();
     taken.sort_unstable();
@@ -42,7 +42,7 @@ pub fn pick(range: &Range, taken: impl IntoIterator<Item = IpNet>, rng: &mut fas
         base = next;
     }
     let base = *free.get(rng.usize(0..free.len().max(1)))?;
-    IpNet::new(from_bits(base, Family::of(range.network)), range.subnet_len).ok()
+    IpNet::new(from_bits(base, family), range.subnet_len).ok()
 }
 
 #[cfg(test)]
@@ -52,7 +52,7 @@ mod tests {
     use proptest::prelude::*;
 
     fn range(text: &str) -> Range {
-        *NetworkConfig::parse(text).unwrap().ranges().next().unwrap()
+        NetworkConfig::parse(text).unwrap().ranges.v4.unwrap()
     }
 
     fn nets(texts: &[&str]) -> Vec<IpNet> {

@@ -6,17 +6,15 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
-use crate::family::Family;
+use crate::family::{Dual, Family};
 use crate::json::Object;
 use crate::net::{from_bits, to_bits};
 
 /// The config, checked and complete.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NetworkConfig {
-    /// The IPv4 network, absent with `"EnableIPv4": false`.
-    pub v4: Option<Range>,
-    /// The IPv6 network, present with `"EnableIPv6": true`.
-    pub v6: Option<Range>,
+    /// The network of each family: IPv4 unless `"EnableIPv4": false`, IPv6 only with `"EnableIPv6": true`.
+    pub ranges: Dual<Range>,
     /// `EnableNFTables`: rules by nftables instead of iptables.
     pub nftables: bool,
     /// The `Backend` object as JSON text; `{"Type":"udp"}` where it is left out, as upstream has it.
@@ -110,15 +108,10 @@ impl NetworkConfig {
             mistakes.push(format!("Backend is {e}; write it like {{\"Type\":\"vxlan\"}}"));
         }
         if mistakes.is_empty() {
-            Ok(Self { v4, v6, nftables, backend: backend.to_owned() })
+            Ok(Self { ranges: Dual { v4, v6 }, nftables, backend: backend.to_owned() })
         } else {
             Err(BadConfig { mistakes, fatal })
         }
-    }
-
-    /// The ranges of the families that are on, IPv4 first.
-    pub fn ranges(&self) -> impl Iterator<Item = &Range> {
-        self.v4.iter().chain(&self.v6)
     }
 }
 

@@ -80,9 +80,9 @@ impl<T> Dual<T> {
         [(family, value)].into_iter().collect()
     }
 
-    /// The value for a family.
-    pub fn get(&self, family: Family) -> Option<&T> {
-        match family {
+    /// The value for a family, given as such or by an address or network of it.
+    pub fn get(&self, family: impl Into<Family>) -> Option<&T> {
+        match family.into() {
             Family::V4 => self.v4.as_ref(),
             Family::V6 => self.v6.as_ref(),
         }
@@ -97,7 +97,7 @@ impl<T> Dual<T> {
     }
 
     /// Whether a family has a value.
-    pub fn has(&self, family: Family) -> bool {
+    pub fn has(&self, family: impl Into<Family>) -> bool {
         self.get(family).is_some()
     }
 

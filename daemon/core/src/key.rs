@@ -7,6 +7,8 @@ use std::str::FromStr;
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
+use crate::family::{Families, Family};
+
 /// The subnets of one lease, which are its identity.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct SubnetKey {
@@ -40,12 +42,18 @@ impl SubnetKey {
         self.v4.map(IpNet::V4).into_iter().chain(self.v6.map(IpNet::V6))
     }
 
-    /// The subnet of the same family as `like`.
-    pub fn net_like(&self, like: &IpNet) -> Option<IpNet> {
-        match like {
-            IpNet::V4(_) => self.v4.map(IpNet::V4),
-            IpNet::V6(_) => self.v6.map(IpNet::V6),
+    /// The subnet of a family, given as such or by a network of it.
+    pub fn net(&self, family: impl Into<Family>) -> Option<IpNet> {
+        match family.into() {
+            Family::V4 => self.v4.map(IpNet::V4),
+            Family::V6 => self.v6.map(IpNet::V6),
         }
+    }
+
+    /// The subnets of those families alone, if there are any.
+    pub fn of_families(&self, families: Families) -> Option<Self> {
+        let of = |family| families.has(family);
+        Self::new(self.v4.filter(|_| of(Family::V4)), self.v6.filter(|_| of(Family::V6)))
     }
 
     /// Reads a whole etcd key. As upstream does, only its end counts: whatever stands before the subnet is passed

@@ -6,8 +6,7 @@
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use ipnet::IpNet;
-
+use crate::family::Family;
 use crate::json::Object;
 use crate::key::SubnetKey;
 use crate::name::Mac;
@@ -50,11 +49,29 @@ impl LeaseAttrs {
         Self { public_ip, public_ipv6: None, backend_type: String::new(), backend_data: None, backend_v6_data: None }
     }
 
-    /// The public address of the family of `like`.
-    pub fn public_ip_like(&self, like: &IpNet) -> Option<IpAddr> {
-        match like {
-            IpNet::V4(_) => Some(self.public_ip).filter(|ip| !ip.is_unspecified()).map(IpAddr::V4),
-            IpNet::V6(_) => self.public_ipv6.map(IpAddr::V6),
+    /// The public address of a family, given as such or by a network of it.
+    pub fn public(&self, family: impl Into<Family>) -> Option<IpAddr> {
+        match family.into() {
+            Family::V4 => Some(self.public_ip).filter(|ip| !ip.is_unspecified()).map(IpAddr::V4),
+            Family::V6 => self.public_ipv6.map(IpAddr::V6),
+        }
+    }
+
+    /// What the backend added for a family, or an error that names the missing key.
+    pub fn required_data(&self, family: impl Into<Family>) -> Result<&str, BadLease> {
+        let family = family.into();
+        let key = match family {
+            Family::V4 => "BackendData",
+            Family::V6 => "BackendV6Data",
+        };
+        self.data(family).ok_or_else(|| BadLease(format!("{key} is missing")))
+    }
+
+    /// What the backend added for a family, as JSON text.
+    pub fn data(&self, family: impl Into<Family>) -> Option<&str> {
+        match family.into() {
+            Family::V4 => self.backend_data.as_deref(),
+            Family::V6 => self.backend_v6_data.as_deref(),
         }
     }
 

@@ -6,7 +6,12 @@
 
 use std::fmt::Write as _;
 
-use ipnet::{Ipv4Net, Ipv6Net};
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
+
+use crate::config::{NetworkConfig, Range};
+use crate::family::{Dual, Family};
+use crate::key::SubnetKey;
+use crate::net::{from_bits, to_bits};
 
 /// Where upstream and this project put the file.
 pub const DEFAULT_PATH: &str = "/run/flannel/subnet.env";
@@ -14,10 +19,8 @@ pub const DEFAULT_PATH: &str = "/run/flannel/subnet.env";
 /// The content of a complete `subnet.env`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SubnetEnv {
-    /// The IPv4 side, absent with `"EnableIPv4": false`.
-    pub v4: Option<Side<Ipv4Net>>,
-    /// The IPv6 side, present with `"EnableIPv6": true`.
-    pub v6: Option<Side<Ipv6Net>>,
+    /// What the file says about each family of the lease.
+    pub subnets: Dual<HostSubnet>,
     /// What a container's interface may send at most, in bytes of IP packet.
     pub mtu: u32,
     /// Whether the daemon masquerades traffic that leaves the flannel network (`-ip-masq`).
@@ -26,11 +29,11 @@ pub struct SubnetEnv {
 
 /// One address family of a lease.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Side<N> {
+pub struct HostSubnet {
     /// The whole flannel network, as in etcd's config.
-    pub network: N,
+    pub network: IpNet,
     /// The host's subnet with its **first address** (base + 1), as the file has it: `10.5.7.1/24`.
-    pub gateway: N,
+    pub gateway: IpNet,
 }
 
 /// Why a text is no complete `subnet.env`.
@@ -60,6 +63,17 @@ pub enum BadSubnetEnv {
 }
 
 impl SubnetEnv {
+    /// The file of a host with this lease of the network.
+    pub fn of(config: &NetworkConfig, lease: SubnetKey, mtu: u32, ip_masq: bool) -> Self {
+        let of_family = |(family, range): (Family, &Range)| {
+            let subnet = lease.net(family)?;
+            let first = from_bits(to_bits(subnet.network()) + 1, family);
+            let gateway = IpNet::new(first, subnet.prefix_len()).ok()?;
+            Some((family, HostSubnet { network: range.network, gateway }))
+        };
+        Self { subnets: config.ranges.iter().filter_map(of_family).collect(), mtu, ip_masq }
+    }
+
     /// The file's text, byte for byte as upstream writes it.
     pub fn render(&self) -> String {
         let mut text = String::new();
@@ -67,13 +81,10 @@ impl SubnetEnv {
             // Writing into a String can't fail.
             writeln!(text, "{name}={value}").expect("a String takes every write");
         };
-        if let Some(side) = &self.v4 {
-            line("FLANNEL_NETWORK", &side.network);
-            line("FLANNEL_SUBNET", &side.gateway);
-        }
-        if let Some(side) = &self.v6 {
-            line("FLANNEL_IPV6_NETWORK", &side.network);
-            line("FLANNEL_IPV6_SUBNET", &side.gateway);
+        for (family, subnet) in self.subnets.iter() {
+            let (network, gateway) = variables(family);
+            line(network, &subnet.network);
+            line(gateway, &subnet.gateway);
         }
         line("FLANNEL_MTU", &self.mtu);
         line("FLANNEL_IPMASQ", &self.ip_masq);
@@ -83,24 +94,20 @@ impl SubnetEnv {
     /// Reads a complete file; at least one family must be there.
     pub fn parse(text: &str) -> Result<Self, BadSubnetEnv> {
         let vars = Vars::parse(text);
-        let v4 = vars.side("FLANNEL_NETWORK", "FLANNEL_SUBNET", "an IPv4 address with its prefix length")?;
-        let v6 = vars.side("FLANNEL_IPV6_NETWORK", "FLANNEL_IPV6_SUBNET", "an IPv6 address with its prefix length")?;
-        if let Some(Side { network, gateway }) = v4
-            && !Ipv4Net::contains(&network, &gateway)
-        {
-            return Err(BadSubnetEnv::Outside { subnet: gateway.to_string(), network: network.to_string() });
+        let v4 = vars.subnet::<Ipv4Net>(Family::V4, "an IPv4 address with its prefix length")?;
+        let v6 = vars.subnet::<Ipv6Net>(Family::V6, "an IPv6 address with its prefix length")?;
+        let subnets = Dual { v4, v6 };
+        for HostSubnet { network, gateway } in subnets.values() {
+            if !network.contains(gateway) {
+                return Err(BadSubnetEnv::Outside { subnet: gateway.to_string(), network: network.to_string() });
+            }
         }
-        if let Some(Side { network, gateway }) = v6
-            && !Ipv6Net::contains(&network, &gateway)
-        {
-            return Err(BadSubnetEnv::Outside { subnet: gateway.to_string(), network: network.to_string() });
-        }
-        if v4.is_none() && v6.is_none() {
+        if subnets.is_empty() {
             return Err(BadSubnetEnv::Missing("FLANNEL_SUBNET"));
         }
         let mtu = vars.parsed("FLANNEL_MTU", "a number of bytes")?.ok_or(BadSubnetEnv::Missing("FLANNEL_MTU"))?;
         let ip_masq = vars.parsed("FLANNEL_IPMASQ", "true or false")?.unwrap_or(false);
-        Ok(Self { v4, v6, mtu, ip_masq })
+        Ok(Self { subnets, mtu, ip_masq })
     }
 }
 
@@ -155,18 +162,27 @@ impl<'a> Vars<'a> {
             .transpose()
     }
 
-    fn side<N: std::str::FromStr>(
+    fn subnet<N: std::str::FromStr + Into<IpNet>>(
         &self,
-        network: &'static str,
-        subnet: &'static str,
+        family: Family,
         expected: &'static str,
-    ) -> Result<Option<Side<N>>, BadSubnetEnv> {
-        match (self.parsed(network, expected)?, self.parsed(subnet, expected)?) {
-            (Some(network), Some(gateway)) => Ok(Some(Side { network, gateway })),
+    ) -> Result<Option<HostSubnet>, BadSubnetEnv> {
+        let (network, subnet) = variables(family);
+        let parsed = |name| Ok(self.parsed::<N>(name, expected)?.map(Into::into));
+        match (parsed(network)?, parsed(subnet)?) {
+            (Some(network), Some(gateway)) => Ok(Some(HostSubnet { network, gateway })),
             (None, None) => Ok(None),
             (None, Some(_)) => Err(BadSubnetEnv::Missing(network)),
             (Some(_), None) => Err(BadSubnetEnv::Missing(subnet)),
         }
+    }
+}
+
+/// The names of a family's network and subnet.
+fn variables(family: Family) -> (&'static str, &'static str) {
+    match family {
+        Family::V4 => ("FLANNEL_NETWORK", "FLANNEL_SUBNET"),
+        Family::V6 => ("FLANNEL_IPV6_NETWORK", "FLANNEL_IPV6_SUBNET"),
     }
 }
 
@@ -183,13 +199,12 @@ fn unquote(value: &str) -> &str {
 mod tests {
     use super::*;
 
+    fn subnet(network: &str, gateway: &str) -> HostSubnet {
+        HostSubnet { network: network.parse().unwrap(), gateway: gateway.parse().unwrap() }
+    }
+
     fn example() -> SubnetEnv {
-        SubnetEnv {
-            v4: Some(Side { network: "10.5.0.0/16".parse().unwrap(), gateway: "10.5.57.1/24".parse().unwrap() }),
-            v6: None,
-            mtu: 1450,
-            ip_masq: true,
-        }
+        SubnetEnv { subnets: Dual::only(Family::V4, subnet("10.5.0.0/16", "10.5.57.1/24")), mtu: 1450, ip_masq: true }
     }
 
     // parity: daemon/tests/vectors/recorded/vxlan-ipmasq/n1/subnet.env
@@ -205,12 +220,16 @@ mod tests {
     #[test]
     fn renders_both_families_in_upstreams_order() {
         let mut env = example();
-        env.v6 = Some(Side { network: "fd00:5::/48".parse().unwrap(), gateway: "fd00:5:0:2e::1/64".parse().unwrap() });
+        env.subnets.v6 = Some(subnet("fd00:5::/48", "fd00:5:0:2e::1/64"));
         assert_eq!(
             env.render(),
             "FLANNEL_NETWORK=10.5.0.0/16\nFLANNEL_SUBNET=10.5.57.1/24\nFLANNEL_IPV6_NETWORK=fd00:5::/48\n\
              FLANNEL_IPV6_SUBNET=fd00:5:0:2e::1/64\nFLANNEL_MTU=1450\nFLANNEL_IPMASQ=true\n"
         );
+        let text = r#"{"Network":"10.5.0.0/16","IPv6Network":"fd00:5::/48","EnableIPv6":true}"#;
+        let config = NetworkConfig::parse(text).unwrap();
+        let lease = "10.5.57.0-24&fd00:5:0:2e::-64".parse().unwrap();
+        assert_eq!(SubnetEnv::of(&config, lease, 1450, true), env);
         assert_eq!(SubnetEnv::parse(&env.render()), Ok(env));
     }
 

@@ -6,12 +6,13 @@ use std::net::{Ipv4Addr, Ipv6Addr};
 use flannel_core::allocate;
 use flannel_core::backend_config::BackendConfig;
 use flannel_core::config::NetworkConfig;
+use flannel_core::family::Dual;
 use flannel_core::flags::{self, Flag, Set, Stop};
 use flannel_core::ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use flannel_core::key::{SubnetKey, etcd_key};
 use flannel_core::lease::{LeaseAttrs, VxlanData};
 use flannel_core::name::{IfName, Mac};
-use flannel_core::subnet_env::{PreviousSubnets, Side, SubnetEnv};
+use flannel_core::subnet_env::{HostSubnet, PreviousSubnets, SubnetEnv};
 use proptest::collection::vec;
 use proptest::prelude::*;
 use proptest::sample::select;
@@ -209,8 +210,8 @@ proptest! {
     fn configs_of_any_text_are_refused_or_usable(text in hostile(), seed in any::<u64>()) {
         match NetworkConfig::parse(&text) {
             Ok(config) => {
-                prop_assert!(config.ranges().count() > 0);
-                for range in config.ranges() {
+                prop_assert!(!config.ranges.is_empty());
+                for range in config.ranges.values() {
                     prop_assert!(range.network.contains(&range.min) && range.network.contains(&range.max), "{:?}", range);
                     prop_assert!(range.subnet_len > range.network.prefix_len(), "{:?}", range);
                     let picked = allocate::pick(range, [], &mut fastrand::Rng::with_seed(seed));
@@ -245,18 +246,18 @@ proptest! {
         // A gateway inside the network, with a length of its own.
         let v4 = v4.map(|(network, bits)| {
             let ip = network.addr().to_bits() | (bits & network.hostmask().to_bits());
-            Side { network, gateway: Ipv4Net::new(ip.into(), 32).unwrap() }
+            HostSubnet { network: network.into(), gateway: Ipv4Net::new(ip.into(), 32).unwrap().into() }
         });
         let v6 = v6.map(|(network, bits)| {
             let ip = network.addr().to_bits() | (bits & network.hostmask().to_bits());
-            Side { network, gateway: Ipv6Net::new(ip.into(), 128).unwrap() }
+            HostSubnet { network: network.into(), gateway: Ipv6Net::new(ip.into(), 128).unwrap().into() }
         });
-        let env = SubnetEnv { v4, v6, mtu, ip_masq };
+        let env = SubnetEnv { subnets: Dual { v4, v6 }, mtu, ip_masq };
         let text = env.render();
         prop_assert_eq!(&SubnetEnv::parse(&text).unwrap(), &env);
         let previous = PreviousSubnets::parse(&text);
-        prop_assert_eq!(previous.v4, env.v4.map(|side| side.gateway));
-        prop_assert_eq!(previous.v6, env.v6.map(|side| side.gateway));
+        prop_assert_eq!(previous.v4.map(IpNet::V4), env.subnets.v4.map(|s| s.gateway));
+        prop_assert_eq!(previous.v6.map(IpNet::V6), env.subnets.v6.map(|s| s.gateway));
     }
 
     #[test]
@@ -362,7 +363,7 @@ fn a_pick_from_an_endless_range_ends() {
         r#"{"EnableIPv4":false,"EnableIPv6":true,"IPv6Network":"8000::/1","IPv6SubnetLen":126}"#,
     ] {
         let config = NetworkConfig::parse(text).unwrap();
-        let range = config.ranges().next().unwrap();
+        let range = config.ranges.values().next().unwrap();
         let taken = |n: u128| match range.min {
             std::net::IpAddr::V4(ip) => {
                 IpNet::new(Ipv4Addr::from_bits(ip.to_bits() + 4 * n as u32).into(), 30).unwrap()

@@ -1,9 +1,10 @@
 //! alloc: a lease and nothing else. docs/upstream.md, section 5.4.
 
 use flannel_core::entry::Entry;
+use flannel_core::family::Families;
 use flannel_core::lease::{BadLease, Lease};
 
-use super::{Backend, Reach};
+use super::Backend;
 use crate::kernel::Scope;
 use crate::uplink::ExternalInterface;
 
@@ -29,7 +30,7 @@ impl Backend for Alloc {
         Scope::default()
     }
 
-    fn entries(&self, _: &Lease, _: Reach) -> Result<Vec<Entry>, BadLease> {
+    fn entries(&self, _: &Lease, _: Families) -> Result<Vec<Entry>, BadLease> {
         Ok(Vec::new())
     }
 }

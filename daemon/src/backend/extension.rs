@@ -14,10 +14,11 @@ use std::time::Duration;
 use flannel_core::backend_config::Extension as Options;
 use flannel_core::config::NetworkConfig;
 use flannel_core::entry::Entry;
+use flannel_core::family::Families;
 use flannel_core::key::SubnetKey;
 use flannel_core::lease::{BadLease, ExtensionData, Lease};
 
-use super::{Backend, Reach};
+use super::Backend;
 use crate::error::Error;
 use crate::kernel::Scope;
 use crate::uplink::ExternalInterface;
@@ -69,10 +70,10 @@ impl Prepared {
             value.map(|value| value.to_string()).unwrap_or_default()
         }
         let variables = vec![
-            ("NETWORK", text(config.v4.map(|range| range.network))),
+            ("NETWORK", text(config.ranges.v4.map(|range| range.network))),
             ("SUBNET", text(lease.v4())),
             ("PUBLIC_IP", text(self.uplink.v4.map(|a| a.public))),
-            ("IPV6NETWORK", text(config.v6.map(|range| range.network))),
+            ("IPV6NETWORK", text(config.ranges.v6.map(|range| range.network))),
             ("IPV6SUBNET", text(lease.v6())),
             ("PUBLIC_IPV6", text(self.uplink.v6.map(|a| a.public))),
         ];
@@ -101,7 +102,7 @@ impl Backend for Extension {
     }
 
     /// None; but a lease whose data can't be given to a command is said to be bad.
-    fn entries(&self, remote: &Lease, _: Reach) -> Result<Vec<Entry>, BadLease> {
+    fn entries(&self, remote: &Lease, _: Families) -> Result<Vec<Entry>, BadLease> {
         data(remote).map(|_| Vec::new())
     }
 

@@ -4,10 +4,11 @@ use std::net::IpAddr;
 
 use flannel_core::config::{NetworkConfig, Range};
 use flannel_core::entry::{Entry, LinkIndex, Route};
+use flannel_core::family::Families;
 use flannel_core::ipnet::IpNet;
 use flannel_core::lease::{BadLease, Lease};
 
-use super::{Backend, Reach};
+use super::Backend;
 use crate::error::Error;
 use crate::kernel::Scope;
 use crate::uplink::ExternalInterface;
@@ -37,7 +38,7 @@ impl HostGw {
                 ),
             });
         }
-        Ok(Self { link: uplink.index, mtu: uplink.mtu, ranges: config.ranges().copied().collect() })
+        Ok(Self { link: uplink.index, mtu: uplink.mtu, ranges: config.ranges.values().copied().collect() })
     }
 }
 
@@ -50,18 +51,18 @@ impl Backend for HostGw {
         Scope { owned: Vec::new(), shared: Some((self.link, self.ranges.clone())), peers: false }
     }
 
-    fn entries(&self, remote: &Lease, _: Reach) -> Result<Vec<Entry>, BadLease> {
+    fn entries(&self, remote: &Lease, _: Families) -> Result<Vec<Entry>, BadLease> {
         if remote.attrs.backend_type != "host-gw" {
             return Ok(Vec::new());
         }
-        let subnets = self.ranges.iter().filter_map(|range| remote.key.net_like(&range.network));
+        let subnets = self.ranges.iter().filter_map(|range| remote.key.net(&range.network));
         subnets.map(|subnet| direct_route(remote, subnet, self.link)).collect()
     }
 }
 
 /// A route to a subnet of a lease straight through its host.
 pub(super) fn direct_route(remote: &Lease, dst: IpNet, link: LinkIndex) -> Result<Entry, BadLease> {
-    let via: Option<IpAddr> = remote.attrs.public_ip_like(&dst);
+    let via: Option<IpAddr> = remote.attrs.public(&dst);
     let via = via.ok_or_else(|| BadLease(format!("it has no public address to reach {dst} by")))?;
     Ok(Entry::Route(Route { dst, via: Some(via), link, onlink: false }))
 }
@@ -101,7 +102,7 @@ mod tests {
         let backend = HostGw::new(&config(), &uplink("192.0.2.1")).unwrap();
         let attrs = LeaseAttrs { backend_type: "host-gw".into(), ..LeaseAttrs::new("192.0.2.2".parse().unwrap()) };
         let mut lease = Lease { key: "10.5.86.0-24".parse().unwrap(), attrs };
-        let entries = backend.entries(&lease, Reach::default()).unwrap();
+        let entries = backend.entries(&lease, Families::EMPTY).unwrap();
         let route = Route {
             dst: "10.5.86.0/24".parse().unwrap(),
             via: Some("192.0.2.2".parse().unwrap()),
@@ -110,8 +111,8 @@ mod tests {
         };
         assert_eq!(entries, [Entry::Route(route)]);
         lease.attrs.public_ip = std::net::Ipv4Addr::UNSPECIFIED;
-        assert!(backend.entries(&lease, Reach::default()).is_err());
+        assert!(backend.entries(&lease, Families::EMPTY).is_err());
         lease.attrs.backend_type = "vxlan".into();
-        assert_eq!(backend.entries(&lease, Reach::default()), Ok(Vec::new()));
+        assert_eq!(backend.entries(&lease, Families::EMPTY), Ok(Vec::new()));
     }
 }

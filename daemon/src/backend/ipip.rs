@@ -9,12 +9,13 @@ use std::net::{IpAddr, Ipv4Addr};
 use flannel_core::backend_config::Ipip as Options;
 use flannel_core::config::{NetworkConfig, Range};
 use flannel_core::entry::{Entry, LinkIndex, Route};
+use flannel_core::family::Families;
 use flannel_core::ipnet::IpNet;
 use flannel_core::key::SubnetKey;
 use flannel_core::lease::{BadLease, Lease};
 use flannel_core::name::IfName;
 
-use super::{Backend, Reach, base, host_gw, setup};
+use super::{Backend, base, host_gw, setup};
 use crate::error::Error;
 use crate::kernel::ipip::IpipSpec;
 use crate::kernel::netlink::Netlink;
@@ -52,7 +53,7 @@ impl Prepared {
 
     /// Gives the device its address; makes it again if it was lost.
     pub async fn attach(&mut self, kernel: &Netlink, config: &NetworkConfig, lease: SubnetKey) -> Result<Ipip, Error> {
-        let (Some(range), Some(subnet)) = (config.v4, lease.v4()) else {
+        let (Some(range), Some(subnet)) = (config.ranges.v4, lease.v4()) else {
             return Err(Error::Setup { backend: "ipip", reason: "the lease has no IPv4 subnet".into() });
         };
         let address = base(subnet.into());
@@ -94,12 +95,12 @@ impl Backend for Ipip {
         self.direct
     }
 
-    fn entries(&self, remote: &Lease, reach: Reach) -> Result<Vec<Entry>, BadLease> {
+    fn entries(&self, remote: &Lease, on_link: Families) -> Result<Vec<Entry>, BadLease> {
         let Some(subnet) = remote.key.v4().filter(|_| remote.attrs.backend_type == "ipip") else {
             return Ok(Vec::new());
         };
         let dst = IpNet::V4(subnet);
-        if self.direct && reach.on_link(&dst) {
+        if self.direct && on_link.has(dst) {
             return Ok(vec![host_gw::direct_route(remote, dst, self.uplink)?]);
         }
         let via = remote.attrs.public_ip;
@@ -116,7 +117,7 @@ mod tests {
     use flannel_core::lease::LeaseAttrs;
 
     fn backend(direct: bool) -> Ipip {
-        let range = NetworkConfig::parse(r#"{"Network":"10.5.0.0/16"}"#).unwrap().v4.unwrap();
+        let range = NetworkConfig::parse(r#"{"Network":"10.5.0.0/16"}"#).unwrap().ranges.v4.unwrap();
         Ipip { link: LinkIndex(4), uplink: LinkIndex(2), mtu: 1480, range, direct }
     }
 
@@ -133,7 +134,7 @@ mod tests {
 
     #[test]
     fn a_lease_is_a_route_into_the_tunnel() {
-        let on_link = Reach { v4_on_link: true, v6_on_link: false };
+        let on_link = Families::V4;
         let entries = backend(false).entries(&lease(REMOTE), on_link).unwrap();
         assert_eq!(entries, [route(4, true)]);
         assert_eq!(backend(false).scope().owned, [LinkIndex(4)]);
@@ -143,17 +144,17 @@ mod tests {
     fn direct_routing_takes_a_plain_route_on_the_same_link() {
         let direct = backend(true);
         assert!(direct.wants_reach());
-        let on_link = Reach { v4_on_link: true, v6_on_link: false };
+        let on_link = Families::V4;
         assert_eq!(direct.entries(&lease(REMOTE), on_link).unwrap(), [route(2, false)]);
-        assert_eq!(direct.entries(&lease(REMOTE), Reach::default()).unwrap(), [route(4, true)]);
+        assert_eq!(direct.entries(&lease(REMOTE), Families::EMPTY).unwrap(), [route(4, true)]);
         assert!(direct.scope().shared.is_some_and(|(link, _)| link == LinkIndex(2)));
     }
 
     #[test]
     fn bad_leases_say_why_and_other_backends_are_passed_over() {
         let nowhere = lease(r#"{"PublicIPv6":null,"BackendType":"ipip"}"#);
-        assert_eq!(backend(false).entries(&nowhere, Reach::default()), Err(BadLease("PublicIP is missing".into())));
+        assert_eq!(backend(false).entries(&nowhere, Families::EMPTY), Err(BadLease("PublicIP is missing".into())));
         let other = lease(r#"{"PublicIP":"192.0.2.2","BackendType":"host-gw"}"#);
-        assert_eq!(backend(false).entries(&other, Reach::default()), Ok(Vec::new()));
+        assert_eq!(backend(false).entries(&other, Families::EMPTY), Ok(Vec::new()));
     }
 }

@@ -18,13 +18,14 @@ use std::net::{Ipv4Addr, SocketAddrV4};
 use flannel_core::backend_config::Udp as Options;
 use flannel_core::config::{NetworkConfig, Range};
 use flannel_core::entry::{Entry, LinkIndex, Route};
+use flannel_core::family::Families;
 use flannel_core::ipnet::{IpNet, Ipv4Net};
 use flannel_core::key::SubnetKey;
 use flannel_core::lease::{BadLease, Lease};
 use flannel_core::name::IfName;
 use flannel_core::net::without;
 
-use super::{Backend, Reach, base};
+use super::{Backend, base};
 use crate::error::Error;
 use crate::kernel::netlink::Netlink;
 use crate::kernel::{KernelError, Scope};
@@ -81,7 +82,7 @@ impl Prepared {
     /// Opens device and socket and starts the proxy; a device that was lost is opened anew.
     pub async fn attach(&mut self, kernel: &Netlink, config: &NetworkConfig, lease: SubnetKey) -> Result<Udp, Error> {
         let fail = |reason: String| Error::Setup { backend: "udp", reason };
-        let (Some(range), Some(subnet)) = (config.v4, lease.v4()) else {
+        let (Some(range), Some(subnet)) = (config.ranges.v4, lease.v4()) else {
             return Err(fail("the lease has no IPv4 subnet".into()));
         };
         let IpNet::V4(network) = range.network else {
@@ -164,7 +165,7 @@ impl Backend for Udp {
     }
 
     /// Leases of any backend count, as for upstream: their hosts may speak udp all the same.
-    fn entries(&self, remote: &Lease, _: Reach) -> Result<Vec<Entry>, BadLease> {
+    fn entries(&self, remote: &Lease, _: Families) -> Result<Vec<Entry>, BadLease> {
         let Some(subnet) = remote.key.v4() else { return Ok(Vec::new()) };
         let to = remote.attrs.public_ip;
         if to == Ipv4Addr::UNSPECIFIED {

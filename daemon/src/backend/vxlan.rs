@@ -11,12 +11,13 @@ use std::net::IpAddr;
 use flannel_core::backend_config::Vxlan as Options;
 use flannel_core::config::{NetworkConfig, Range};
 use flannel_core::entry::{Entry, LinkIndex, Route};
+use flannel_core::family::{Dual, Families, Family};
 use flannel_core::ipnet::IpNet;
 use flannel_core::key::SubnetKey;
 use flannel_core::lease::{BadLease, Lease, VxlanData};
 use flannel_core::name::{IfName, Mac};
 
-use super::{Backend, Reach, base, host_gw};
+use super::{Backend, base, host_gw};
 use crate::kernel::netlink::Netlink;
 use crate::kernel::vxlan::{MacPolicy, VxlanSpec};
 use crate::kernel::{Fault, KernelError, Scope, offload};
@@ -25,42 +26,25 @@ pub use macs::MacFiles;
 
 mod macs;
 
-/// An address family; each has a device of its own.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Family {
-    /// IPv4 in IPv4, device `flannel.<VNI>`.
-    V4,
-    /// IPv6 in IPv6, device `flannel-v6.<VNI>`.
-    V6,
+/// Outer Ethernet (14), IP (20 or 40), UDP (8) and VXLAN (8) headers, in bytes.
+fn overhead(family: Family) -> u32 {
+    match family {
+        Family::V4 => 50,
+        Family::V6 => 70,
+    }
 }
 
-impl Family {
-    /// Outer Ethernet (14), IP (20 or 40), UDP (8) and VXLAN (8) headers, in bytes.
-    fn overhead(self) -> u32 {
-        match self {
-            Self::V4 => 50,
-            Self::V6 => 70,
-        }
-    }
-
-    fn device(self, vni: u32) -> String {
-        match self {
-            Self::V4 => format!("flannel.{vni}"),
-            Self::V6 => format!("flannel-v6.{vni}"),
-        }
-    }
-
-    fn of(net: &IpNet) -> Self {
-        match net {
-            IpNet::V4(_) => Self::V4,
-            IpNet::V6(_) => Self::V6,
-        }
+/// Each family has a device of its own.
+fn device_name(family: Family, vni: u32) -> String {
+    match family {
+        Family::V4 => format!("flannel.{vni}"),
+        Family::V6 => format!("flannel-v6.{vni}"),
     }
 }
 
 /// The VTEPs as they must be, with the MAC addresses the other hosts are told.
 pub struct Prepared {
-    vteps: Vec<(Family, VxlanSpec)>,
+    vteps: Dual<VxlanSpec>,
     uplink: LinkIndex,
     direct_routing: bool,
     tx_checksum: Option<bool>,
@@ -85,7 +69,7 @@ impl Prepared {
     ) -> Result<Self, KernelError> {
         let v4 = uplink.v4.map(|a| (Family::V4, IpAddr::V4(a.public)));
         let v6 = uplink.v6.map(|a| (Family::V6, IpAddr::V6(a.public)));
-        let mut vteps = Vec::new();
+        let mut vteps = Dual::EMPTY;
         for (family, local) in v4.into_iter().chain(v6) {
             let mut spec = spec(family, options, uplink, local)?;
             let remembered = host.macs.read(&spec.name, local);
@@ -98,7 +82,7 @@ impl Prepared {
             if remembered != Some(there) {
                 host.macs.write(&spec.name, local, there);
             }
-            vteps.push((family, spec));
+            vteps.set(family, spec);
         }
         Ok(Self {
             vteps,
@@ -111,7 +95,7 @@ impl Prepared {
 
     /// What the lease says about the VTEP of a family.
     pub fn data(&self, family: Family) -> Option<VxlanData> {
-        let (_, spec) = self.vteps.iter().find(|(f, _)| *f == family)?;
+        let spec = self.vteps.get(family)?;
         Some(VxlanData { vni: spec.vni, vtep_mac: spec.mac })
     }
 
@@ -122,30 +106,30 @@ impl Prepared {
         config: &NetworkConfig,
         lease: SubnetKey,
     ) -> Result<Vxlan, KernelError> {
-        let mut links = Vec::new();
+        let mut links = Dual::EMPTY;
         self.made.clear();
-        for (family, spec) in &self.vteps {
+        for (family, spec) in self.vteps.iter() {
             let device = kernel.ensure_vxlan(spec, MacPolicy::Insist).await?;
             accept_no_router_advertisements(&spec.name);
             if let Some(on) = self.tx_checksum {
                 offload::set_tx_checksum(&spec.name, on).await?;
             }
             let mut made = Made { link: device.index, address: None };
-            for range in config.ranges().filter(|range| Family::of(&range.network) == *family) {
-                if let Some(subnet) = lease.net_like(&range.network) {
-                    kernel.ensure_address(device.index, base(subnet), range.network).await?;
-                    made.address = Some(base(subnet));
-                }
+            if let Some(range) = config.ranges.get(family)
+                && let Some(subnet) = lease.net(family)
+            {
+                kernel.ensure_address(device.index, base(subnet), range.network).await?;
+                made.address = Some(base(subnet));
             }
-            links.push((*family, device.index));
+            links.set(family, device.index);
             self.made.push(made);
         }
         Ok(Vxlan {
             links,
             uplink: self.uplink,
             // Containers have one MTU for both families, so the smaller device decides.
-            mtu: self.vteps.iter().map(|(_, spec)| spec.mtu).min().unwrap_or_default(),
-            ranges: config.ranges().copied().collect(),
+            mtu: self.vteps.values().map(|spec| spec.mtu).min().unwrap_or_default(),
+            ranges: config.ranges.values().copied().collect(),
             direct: self.direct_routing,
         })
     }
@@ -155,7 +139,7 @@ impl Prepared {
     /// Whether the devices are still those of the last attaching, with the MAC addresses the other hosts know and with
     /// their own addresses.
     pub async fn stands(&self, kernel: &Netlink) -> Result<bool, KernelError> {
-        for ((_, spec), made) in self.vteps.iter().zip(&self.made) {
+        for (spec, made) in self.vteps.values().zip(&self.made) {
             if !kernel.vxlan_stands(spec, made.link).await? {
                 return Ok(false);
             }
@@ -166,7 +150,7 @@ impl Prepared {
             }
         }
         // An attaching that failed half-way is to be repeated.
-        Ok(self.made.len() == self.vteps.len())
+        Ok(self.made.len() == self.vteps.values().count())
     }
 }
 
@@ -185,8 +169,8 @@ fn spec(
     uplink: &ExternalInterface,
     local: IpAddr,
 ) -> Result<VxlanSpec, KernelError> {
-    let name = family.device(options.vni);
-    let (outer, overhead) = (options.mtu.unwrap_or(uplink.mtu), family.overhead());
+    let name = device_name(family, options.vni);
+    let (outer, overhead) = (options.mtu.unwrap_or(uplink.mtu), overhead(family));
     let mtu = outer.checked_sub(overhead).filter(|mtu| *mtu >= 68).ok_or_else(|| KernelError {
         what: format!("choose an MTU for {name}"),
         reason: format!("{outer} bytes leave no room behind {overhead} bytes of headers; set Backend.MTU"),
@@ -221,7 +205,7 @@ fn accept_no_router_advertisements(name: &IfName) {
 /// The backend at work.
 #[derive(Debug, Clone)]
 pub struct Vxlan {
-    links: Vec<(Family, LinkIndex)>,
+    links: Dual<LinkIndex>,
     uplink: LinkIndex,
     mtu: u32,
     /// The ranges whose subnets have routes on the external interface with DirectRouting, or may have them still from
@@ -232,13 +216,9 @@ pub struct Vxlan {
 
 impl Vxlan {
     fn entries_of(&self, remote: &Lease, subnet: IpNet, link: LinkIndex) -> Result<Vec<Entry>, BadLease> {
-        let (name, data) = match subnet {
-            IpNet::V4(_) => ("BackendData", &remote.attrs.backend_data),
-            IpNet::V6(_) => ("BackendV6Data", &remote.attrs.backend_v6_data),
-        };
-        let data = data.as_deref().ok_or_else(|| BadLease(format!("{name} is missing")))?;
+        let data = remote.attrs.required_data(subnet)?;
         let VxlanData { vtep_mac: mac, .. } = VxlanData::from_json(data)?;
-        let dst = remote.attrs.public_ip_like(&subnet);
+        let dst = remote.attrs.public(&subnet);
         let dst = dst.ok_or_else(|| BadLease(format!("it has no public address to reach {subnet} by")))?;
         let gateway = subnet.network();
         Ok(vec![
@@ -255,7 +235,7 @@ impl Backend for Vxlan {
     }
 
     fn scope(&self) -> Scope {
-        let owned = self.links.iter().map(|(_, link)| *link).collect();
+        let owned = self.links.values().copied().collect();
         Scope { owned, shared: Some((self.uplink, self.ranges.clone())), peers: false }
     }
 
@@ -264,16 +244,14 @@ impl Backend for Vxlan {
     }
 
     /// A lease may have fewer families than we, or more: what both have is connected.
-    fn entries(&self, remote: &Lease, reach: Reach) -> Result<Vec<Entry>, BadLease> {
+    fn entries(&self, remote: &Lease, on_link: Families) -> Result<Vec<Entry>, BadLease> {
         if remote.attrs.backend_type != "vxlan" {
             return Ok(Vec::new());
         }
         let mut entries = Vec::new();
         for subnet in remote.key.nets() {
-            let Some((_, link)) = self.links.iter().find(|(family, _)| *family == Family::of(&subnet)) else {
-                continue;
-            };
-            if self.direct && reach.on_link(&subnet) {
+            let Some(link) = self.links.get(subnet) else { continue };
+            if self.direct && on_link.has(subnet) {
                 entries.push(host_gw::direct_route(remote, subnet, self.uplink)?);
             } else {
                 entries.extend(self.entries_of(remote, subnet, *link)?);
@@ -291,8 +269,8 @@ mod tests {
     const V4_ONLY: &str = "10.5.89.0-24";
     const DUAL: &str = "10.5.51.0-24&fd00:5:0:2::-64";
 
-    fn backend(families: &[Family], direct: bool) -> Vxlan {
-        let links = families.iter().map(|f| (*f, LinkIndex(if *f == Family::V4 { 4 } else { 6 }))).collect();
+    fn backend(families: Families, direct: bool) -> Vxlan {
+        let links = families.map(|family, ()| LinkIndex(if family == Family::V4 { 4 } else { 6 }));
         Vxlan { links, uplink: LinkIndex(2), mtu: 1450, ranges: Vec::new(), direct }
     }
 
@@ -311,8 +289,8 @@ mod tests {
     // parity: daemon/tests/vectors/recorded/vxlan/n1/{ip-neigh,bridge-fdb,ip-route}.txt
     #[test]
     fn a_lease_is_a_neighbour_a_forwarding_record_and_a_route() {
-        let on_link = Reach { v4_on_link: true, v6_on_link: true };
-        let entries = backend(&[Family::V4], false).entries(&lease(V4_ONLY), on_link).unwrap();
+        let on_link = Families::BOTH;
+        let entries = backend(Families::V4, false).entries(&lease(V4_ONLY), on_link).unwrap();
         assert_eq!(
             texts(&entries),
             [
@@ -327,8 +305,7 @@ mod tests {
     // parity: daemon/tests/vectors/recorded/dualstack-vxlan/n1/{ip-6-neigh,bridge-fdb,ip-6-route}.txt
     #[test]
     fn both_families_are_connected_where_both_hosts_have_them() {
-        let both = [Family::V4, Family::V6];
-        let entries = backend(&both, false).entries(&lease(DUAL), Reach::default()).unwrap();
+        let entries = backend(Families::BOTH, false).entries(&lease(DUAL), Families::EMPTY).unwrap();
         assert_eq!(
             texts(&entries)[3..],
             [
@@ -338,27 +315,27 @@ mod tests {
             ]
         );
         assert!(matches!(entries[5], Entry::Route(Route { onlink: true, link: LinkIndex(6), .. })));
-        assert_eq!(backend(&both, false).entries(&lease(V4_ONLY), Reach::default()).unwrap().len(), 3);
-        assert_eq!(backend(&[Family::V4], false).entries(&lease(DUAL), Reach::default()).unwrap().len(), 3);
+        assert_eq!(backend(Families::BOTH, false).entries(&lease(V4_ONLY), Families::EMPTY).unwrap().len(), 3);
+        assert_eq!(backend(Families::V4, false).entries(&lease(DUAL), Families::EMPTY).unwrap().len(), 3);
     }
 
     #[test]
     fn direct_routing_takes_plain_routes_on_the_same_link() {
-        let direct = backend(&[Family::V4, Family::V6], true);
-        let v4_only = Reach { v4_on_link: true, v6_on_link: false };
+        let direct = backend(Families::BOTH, true);
+        let v4_only = Families::V4;
         let entries = direct.entries(&lease(DUAL), v4_only).unwrap();
         assert_eq!(texts(&entries)[0], "route 10.5.51.0/24 via 172.31.77.2");
         assert_eq!(entries.len(), 4);
-        assert_eq!(direct.entries(&lease(V4_ONLY), Reach::default()).unwrap().len(), 3);
+        assert_eq!(direct.entries(&lease(V4_ONLY), Families::EMPTY).unwrap().len(), 3);
     }
 
     #[test]
     fn bad_leases_say_why_and_other_backends_are_passed_over() {
         let mut lease = lease(V4_ONLY);
         lease.attrs.backend_data = None;
-        let backend = backend(&[Family::V4], false);
-        assert_eq!(backend.entries(&lease, Reach::default()).unwrap_err().0, "BackendData is missing");
+        let backend = backend(Families::V4, false);
+        assert_eq!(backend.entries(&lease, Families::EMPTY).unwrap_err().0, "BackendData is missing");
         lease.attrs.backend_type = "host-gw".into();
-        assert_eq!(backend.entries(&lease, Reach::default()), Ok(Vec::new()));
+        assert_eq!(backend.entries(&lease, Families::EMPTY), Ok(Vec::new()));
     }
 }

@@ -13,6 +13,7 @@ use std::path::PathBuf;
 use flannel_core::backend_config::{Mode, Wireguard as Options};
 use flannel_core::config::{NetworkConfig, Range};
 use flannel_core::entry::{Entry, LinkIndex, Peer, Route};
+use flannel_core::family::{Dual, Families, Family};
 use flannel_core::ipnet::IpNet;
 use flannel_core::key::SubnetKey;
 use flannel_core::lease::{BadLease, Lease};
@@ -20,7 +21,7 @@ use flannel_core::name::IfName;
 use flannel_core::net::without;
 use flannel_core::wireguard::{PublicKey, Secret, WireguardData};
 
-use super::{Backend, Reach, base, setup};
+use super::{Backend, base, setup};
 use crate::error::Error;
 use crate::kernel::netlink::Netlink;
 use crate::kernel::wireguard::WireguardSpec;
@@ -38,8 +39,8 @@ const KEY_FILE: &str = "/run/flannel/wgkey";
 struct Device {
     spec: WireguardSpec,
     port: u16,
-    v4: bool,
-    v6: bool,
+    /// The families of the subnets behind its peers.
+    families: Families,
 }
 
 /// The devices, and the key the other hosts are told.
@@ -57,8 +58,7 @@ pub struct Prepared {
 /// How this host is reached.
 #[derive(Debug, Clone, Copy)]
 struct Own {
-    v4: bool,
-    v6: bool,
+    families: Families,
     /// By IPv6 also from networks that are not ours.
     v6_public: bool,
 }
@@ -68,8 +68,7 @@ impl Prepared {
     /// wireguard is a reason to leave anything behind.
     pub async fn new(kernel: &Netlink, options: &Options, uplink: &ExternalInterface) -> Result<Self, Error> {
         let own = Own {
-            v4: uplink.v4.is_some(),
-            v6: uplink.v6.is_some(),
+            families: Dual { v4: uplink.v4.map(drop), v6: uplink.v6.map(drop) },
             v6_public: uplink.v6.is_some_and(|a| !is_private(IpAddr::V6(a.public))),
         };
         let path = std::env::var_os(key::VARIABLE).filter(|p| !p.is_empty());
@@ -97,9 +96,9 @@ impl Prepared {
         })
     }
 
-    /// What the lease says for IPv4 or IPv6.
-    pub fn data(&self, v4: bool) -> WireguardData {
-        WireguardData { public_key: self.public_key, port: Some(port(&self.options, v4)) }
+    /// The lease's data for a family.
+    pub fn data(&self, family: Family) -> WireguardData {
+        WireguardData { public_key: self.public_key, port: Some(port(&self.options, family)) }
     }
 
     /// Gives the devices key, port and addresses; makes them again if they were lost.
@@ -116,18 +115,17 @@ impl Prepared {
             let link = kernel.ensure_wireguard(&device.spec).await.map_err(setup("wireguard"))?;
             kernel.set_wireguard(link, self.key, device.port).await.map_err(setup("wireguard"))?;
             let mut addresses = Vec::new();
-            for range in config.ranges() {
-                let ours = if range.network.addr().is_ipv4() { device.v4 } else { device.v6 };
-                let Some(subnet) = lease.net_like(&range.network).filter(|_| ours) else { continue };
+            for (family, range) in config.ranges.iter().filter(|(family, _)| device.families.has(*family)) {
+                let Some(subnet) = lease.net(family) else { continue };
                 kernel.ensure_address(link, base(subnet), range.network).await.map_err(setup("wireguard"))?;
                 addresses.push(base(subnet));
                 let route = |dst| Entry::Route(Route { dst, via: None, link, onlink: false });
                 routes.extend(without(&range.network, &subnet).into_iter().map(route));
             }
-            links.push(Tunnel { link, v4: device.v4, v6: device.v6 });
+            links.push(Tunnel { link, families: device.families });
             self.made.push((link, addresses));
         }
-        let shared = Some((self.uplink, config.ranges().copied().collect()));
+        let shared = Some((self.uplink, config.ranges.values().copied().collect()));
         let mtu = self.devices.iter().map(|d| d.spec.mtu).min().unwrap_or_default();
         Ok(Wireguard { links, shared, routes, mtu, options: self.options.clone(), own: self.own })
     }
@@ -168,8 +166,8 @@ fn fail(reason: String) -> Error {
 }
 
 /// The port this host listens on for peers of a family.
-fn port(options: &Options, v4: bool) -> u16 {
-    if v4 || options.mode != Mode::Separate { options.listen_port } else { options.listen_port_v6 }
+fn port(options: &Options, family: Family) -> u16 {
+    if family == Family::V4 || options.mode != Mode::Separate { options.listen_port } else { options.listen_port_v6 }
 }
 
 fn devices(options: &Options, own: Own, uplink_mtu: u32) -> Result<Vec<Device>, String> {
@@ -178,19 +176,26 @@ fn devices(options: &Options, own: Own, uplink_mtu: u32) -> Result<Vec<Device>, 
         .checked_sub(OVERHEAD)
         .filter(|mtu| *mtu >= 68)
         .ok_or_else(|| format!("{outer} bytes leave no room behind {OVERHEAD} bytes of headers; set Backend.MTU"))?;
-    let device = |name: &str, v4: bool, v6: bool| {
+    let device = |name: &str, families: Families| {
         let name = IfName::new(name).map_err(|e| e.to_string())?;
-        Ok(Device { spec: WireguardSpec { name, mtu }, port: port(options, v4), v4, v6 })
+        let first = families.each().next().unwrap_or(Family::V4);
+        Ok(Device { spec: WireguardSpec { name, mtu }, port: port(options, first), families })
     };
     match options.mode {
         Mode::Separate => {
-            let v4 = own.v4.then(|| device("flannel-wg", true, false));
-            let v6 = own.v6.then(|| device("flannel-wg-v6", false, true));
-            v4.into_iter().chain(v6).collect()
+            let of_family = |family| match family {
+                Family::V4 => device("flannel-wg", Families::V4),
+                Family::V6 => device("flannel-wg-v6", Families::V6),
+            };
+            own.families.each().map(of_family).collect()
         }
-        Mode::Ipv4 if !own.v4 => Err("Backend.Mode is ipv4, but the network has no IPv4; choose another mode".into()),
-        Mode::Ipv6 if !own.v6 => Err("Backend.Mode is ipv6, but the network has no IPv6; choose another mode".into()),
-        Mode::Auto | Mode::Ipv4 | Mode::Ipv6 => Ok(vec![device("flannel-wg", own.v4, own.v6)?]),
+        Mode::Ipv4 if !own.families.has(Family::V4) => {
+            Err("Backend.Mode is ipv4, but the network has no IPv4; choose another mode".into())
+        }
+        Mode::Ipv6 if !own.families.has(Family::V6) => {
+            Err("Backend.Mode is ipv6, but the network has no IPv6; choose another mode".into())
+        }
+        Mode::Auto | Mode::Ipv4 | Mode::Ipv6 => Ok(vec![device("flannel-wg", own.families)?]),
     }
 }
 
@@ -198,8 +203,7 @@ fn devices(options: &Options, own: Own, uplink_mtu: u32) -> Result<Vec<Device>, 
 #[derive(Debug, Clone, Copy)]
 struct Tunnel {
     link: LinkIndex,
-    v4: bool,
-    v6: bool,
+    families: Families,
 }
 
 /// The backend at work.
@@ -217,17 +221,14 @@ pub struct Wireguard {
 impl Wireguard {
     /// The peer of a lease on one device; nothing where the two have no family in common.
     fn peer(&self, remote: &Lease, tunnel: Tunnel) -> Result<Option<Entry>, BadLease> {
-        let v4 = remote.key.v4().filter(|_| tunnel.v4);
-        let v6 = remote.key.v6().filter(|_| tunnel.v6);
-        let Some(allowed) = SubnetKey::new(v4, v6) else { return Ok(None) };
-        let (v4_data, v6_data) = (&remote.attrs.backend_data, &remote.attrs.backend_v6_data);
-        let (name, data) = if v4.is_some() { ("BackendData", v4_data) } else { ("BackendV6Data", v6_data) };
-        // A host's key is one for both families; with one device for both, either tells it.
-        let data = if v4.is_some() && v6.is_some() { data.as_ref().or(v6_data.as_ref()) } else { data.as_ref() };
-        let data = data.ok_or_else(|| BadLease(format!("{name} is missing")))?;
+        let Some(allowed) = remote.key.of_families(tunnel.families) else { return Ok(None) };
+        // A host has one key for both families, so a peer of both finds it in the data of either.
+        let family = if allowed.v4().is_some() { Family::V4 } else { Family::V6 };
+        let other = remote.attrs.data(Family::V6).filter(|_| allowed.v6().is_some());
+        let data = remote.attrs.required_data(family).or_else(|missing| other.ok_or(missing))?;
         let data = WireguardData::from_json(data)?;
         let address = self.address(remote, allowed)?;
-        let port = data.port.unwrap_or_else(|| port(&self.options, v4.is_some()));
+        let port = data.port.unwrap_or_else(|| port(&self.options, family));
         Ok(Some(Entry::Peer(Box::new(Peer {
             link: tunnel.link,
             key: data.public_key,
@@ -240,14 +241,14 @@ impl Wireguard {
 
     /// Where a host is reached. In mode auto IPv4 is taken unless it is private and IPv6 is public on both sides.
     fn address(&self, remote: &Lease, allowed: SubnetKey) -> Result<IpAddr, BadLease> {
-        let v4 = Some(remote.attrs.public_ip).filter(|ip| !ip.is_unspecified()).map(IpAddr::V4);
-        let v6 = remote.attrs.public_ipv6.map(IpAddr::V6);
+        let [v4, v6] = Family::ALL.map(|family| remote.attrs.public(family));
+        let own = self.own.families;
         let address = match self.options.mode {
             Mode::Separate if allowed.v4().is_some() => v4,
             Mode::Separate => v6,
             Mode::Ipv4 => v4,
             Mode::Ipv6 => v6,
-            Mode::Auto => match (v4.filter(|_| self.own.v4), v6.filter(|_| self.own.v6)) {
+            Mode::Auto => match (v4.filter(|_| own.has(Family::V4)), v6.filter(|_| own.has(Family::V6))) {
                 (Some(v4), Some(v6)) if is_private(v4) && self.own.v6_public && !is_private(v6) => Some(v6),
                 (Some(v4), _) => Some(v4),
                 (None, v6) => v6,
@@ -278,7 +279,7 @@ impl Backend for Wireguard {
         self.routes.clone()
     }
 
-    fn entries(&self, remote: &Lease, _: Reach) -> Result<Vec<Entry>, BadLease> {
+    fn entries(&self, remote: &Lease, _: Families) -> Result<Vec<Entry>, BadLease> {
         if remote.attrs.backend_type != "wireguard" {
             return Ok(Vec::new());
         }

@@ -3,6 +3,7 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use flannel_core::entry::LinkIndex;
+use flannel_core::family::Family;
 use flannel_core::ipnet::IpNet;
 use flannel_host::netlink::attributes::{self, destination, gateway, output, preferred_source};
 use rtnetlink::packet_route::AddressFamily;
@@ -61,18 +62,16 @@ impl Netlink {
         Ok(interfaces)
     }
 
-    /// The interface of the first default route of IPv4 or IPv6.
-    pub async fn default_interface(&self, v4: bool) -> Result<Option<LinkIndex>, KernelError> {
-        let family = if v4 { AddressFamily::Inet } else { AddressFamily::Inet6 };
-        let routes = self.main_routes(family).await?;
+    /// The interface of the first default route of a family.
+    pub async fn default_interface(&self, family: Family) -> Result<Option<LinkIndex>, KernelError> {
+        let routes = self.main_routes(address_family(family)).await?;
         let default = routes.iter().find(|r| destination(r).is_none_or(|d| d.prefix_len() == 0));
         Ok(default.and_then(output).map(LinkIndex))
     }
 
     /// The gateway of the main table's route to exactly this network, if there is a route to it through a gateway.
     pub async fn gateway_to(&self, network: &IpNet) -> Result<Option<IpAddr>, KernelError> {
-        let family = if network.addr().is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 };
-        let routes = self.main_routes(family).await?;
+        let routes = self.main_routes(address_family(Family::of(network))).await?;
         let mut exact = routes.iter().filter(|route| destination(route).as_ref() == Some(network));
         Ok(exact.find_map(gateway))
     }
@@ -81,6 +80,13 @@ impl Netlink {
     pub async fn interface_to(&self, ip: IpAddr) -> Result<(Option<LinkIndex>, Option<IpAddr>), KernelError> {
         let route = self.route_to(ip).await?;
         Ok((output(&route).map(LinkIndex), preferred_source(&route)))
+    }
+}
+
+fn address_family(family: Family) -> AddressFamily {
+    match family {
+        Family::V4 => AddressFamily::Inet,
+        Family::V6 => AddressFamily::Inet6,
     }
 }
 

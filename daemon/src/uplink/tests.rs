@@ -27,9 +27,9 @@ fn host() -> Vec<Interface> {
     ]
 }
 
-const V4: Families = Families { v4: true, v6: false };
-const V6: Families = Families { v4: false, v6: true };
-const DUAL: Families = Families { v4: true, v6: true };
+const V4: Families = Families::V4;
+const V6: Families = Families::V6;
+const DUAL: Families = Families::BOTH;
 
 fn complete(choice: Result<Choice<'_>, String>, families: Families) -> Result<ExternalInterface, String> {
     choice?.complete(&IfaceOptions::default(), families)
@@ -123,9 +123,9 @@ fn better_addresses_come_first() {
     let mut interface = host().remove(2);
     interface.addresses[1].permanent = false;
     interface.addresses[2].secondary = true;
-    assert_eq!(usable(&interface, true)[0], IpAddr::from([172, 31, 78, 33]));
+    assert_eq!(usable(&interface, Family::V4)[0], IpAddr::from([172, 31, 78, 33]));
     interface.addresses[2].deprecated = true;
-    assert_eq!(usable(&interface, true)[0], IpAddr::from([172, 31, 78, 3]));
+    assert_eq!(usable(&interface, Family::V4)[0], IpAddr::from([172, 31, 78, 3]));
     interface.addresses.truncate(1);
-    assert_eq!(usable(&interface, true), [IpAddr::from([169, 254, 9, 9])]);
+    assert_eq!(usable(&interface, Family::V4), [IpAddr::from([169, 254, 9, 9])]);
 }

@@ -4,7 +4,7 @@ use std::io::{Read as _, Write as _};
 use std::net::{Ipv4Addr, TcpStream};
 use std::time::Duration;
 
-pub(crate) use flannel_lab::netns::*;
+pub(crate) use flannel_testbed::*;
 
 /// The binary under test.
 pub(crate) const FLANNELD: &str = env!("CARGO_BIN_EXE_flanneld");

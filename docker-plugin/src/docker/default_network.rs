@@ -10,6 +10,7 @@ use std::time::Duration;
 use bollard::errors::Error as Refusal;
 use bollard::models::{Ipam, NetworkCreateRequest, NetworkInspect};
 use bollard::{API_DEFAULT_VERSION, Docker};
+use flannel_core::family::Family;
 use ipnet::IpNet;
 use tokio::time::{MissedTickBehavior, interval};
 use tracing::{info, warn};
@@ -17,10 +18,10 @@ use tracing::{info, warn};
 use crate::store::lease::{Lease, SubnetFile};
 
 /// How often it is looked for: soon enough for who starts Docker and then a container by hand.
-const STEP: Duration = Duration::from_secs(2);
+const RETRY_INTERVAL: Duration = Duration::from_secs(2);
 
 /// How long Docker may take to answer, in seconds.
-const PATIENCE: u64 = 60;
+const CALL_TIMEOUT: u64 = 60;
 
 /// The network to have.
 #[derive(Debug, Clone)]
@@ -50,7 +51,7 @@ enum Verdict {
 impl Ready {
     /// Makes it as soon as Docker and the lease are there, and again when it is gone. Ends with the program.
     pub async fn keep(self) {
-        let mut step = interval(STEP);
+        let mut step = interval(RETRY_INTERVAL);
         step.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut told = None;
         loop {
@@ -71,7 +72,7 @@ impl Ready {
         let lease = self.subnet_file.read().map_err(|e| e.to_string())?;
         let socket = self.docker_socket.display().to_string();
         let down = |e: Refusal| format!("Docker at {socket} can't be asked: {e}");
-        let docker = Docker::connect_with_unix(&socket, PATIENCE, API_DEFAULT_VERSION).map_err(down)?;
+        let docker = Docker::connect_with_unix(&socket, CALL_TIMEOUT, API_DEFAULT_VERSION).map_err(down)?;
         let docker = docker.negotiate_version().await.map_err(down)?;
         match docker.inspect_network(&self.name, None).await {
             Ok(there) => match judge(&there, &self.driver, &lease) {
@@ -95,7 +96,7 @@ impl Ready {
         NetworkCreateRequest {
             name: self.name.clone(),
             driver: Some(self.driver.clone()),
-            enable_ipv6: Some(lease.side(true).is_some()),
+            enable_ipv6: Some(lease.side(Family::V6).is_some()),
             ipam: Some(Ipam { driver: Some(self.driver.clone()), ..Ipam::default() }),
             options: Some(self.options.iter().cloned().collect::<HashMap<_, _>>()),
             ..NetworkCreateRequest::default()

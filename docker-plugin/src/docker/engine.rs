@@ -16,7 +16,7 @@ use ipnet::IpNet;
 use tokio::time::timeout;
 
 /// Docker answers from memory; whoever takes longer is in trouble of its own.
-const PATIENCE: Duration = Duration::from_secs(10);
+const CALL_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// The Docker that calls us.
 #[derive(Debug, Clone)]
@@ -86,7 +86,7 @@ impl Engine {
             return Err("nobody is to be asked (-docker-socket is empty)".to_owned());
         };
         let shown = socket.display();
-        match timeout(PATIENCE, ask(socket, name)).await {
+        match timeout(CALL_TIMEOUT, ask(socket, name)).await {
             Ok(Ok(networks)) => Ok(networks),
             Ok(Err(e)) => Err(format!("Docker at {shown} can't be asked: {e}")),
             Err(_) => Err(format!("Docker at {shown} does not answer")),
@@ -96,7 +96,7 @@ impl Engine {
 
 async fn ask(socket: &Path, name: &str) -> Result<Vec<DockerNetwork>, BollardError> {
     let path = socket.display().to_string();
-    let docker = Docker::connect_with_unix(&path, PATIENCE.as_secs(), API_DEFAULT_VERSION)?;
+    let docker = Docker::connect_with_unix(&path, CALL_TIMEOUT.as_secs(), API_DEFAULT_VERSION)?;
     let mut found = Vec::new();
     for listed in docker.list_networks(None).await? {
         let (Some(id), Some(driver)) = (listed.id, listed.driver) else { continue };

@@ -1,4 +1,4 @@
-//! Calls to the plugin that runs, as Docker makes them.
+//! Calls to the running plugin, as Docker makes them.
 
 use std::path::Path;
 use std::time::Duration;
@@ -11,35 +11,35 @@ use serde_json::Value;
 use tokio::net::UnixStream;
 use tokio::time::timeout;
 
-use super::{REPAIR, Repaired};
+use crate::api::repair::{METHOD, Repaired};
 
-/// The plugin answers in milliseconds; a repair looks twice, seconds apart, at a Docker that may be slow.
-const PATIENCE: Duration = Duration::from_secs(2);
-const REPAIR_PATIENCE: Duration = Duration::from_secs(60);
+/// The plugin answers in milliseconds; a repair checks twice, seconds apart, with a Docker that may be slow.
+const CALL_TIMEOUT: Duration = Duration::from_secs(2);
+const REPAIR_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// Whether a plugin answers at this socket.
 pub(super) async fn answers(socket: &Path) -> Result<(), String> {
-    call(socket, "Plugin.Activate", "", PATIENCE).await.map(drop)
+    call(socket, "Plugin.Activate", "", CALL_TIMEOUT).await.map(drop)
 }
 
-/// Has the plugin put right what it can.
+/// Has the plugin repair what it can.
 pub(super) async fn repair(socket: &Path) -> Result<Repaired, String> {
-    let answer = call(socket, REPAIR, "{}", REPAIR_PATIENCE).await?;
+    let answer = call(socket, METHOD, "{}", REPAIR_TIMEOUT).await?;
     if let Some(error) = answer.get("Err").and_then(Value::as_str) {
         return Err(format!("the plugin at {}: {error}", socket.display()));
     }
     serde_json::from_value(answer).map_err(|e| format!("the plugin at {}: {e}", socket.display()))
 }
 
-async fn call(socket: &Path, method: &str, body: &'static str, patience: Duration) -> Result<Value, String> {
+async fn call(socket: &Path, method: &str, body: &'static str, limit: Duration) -> Result<Value, String> {
     let shown = socket.display();
-    match timeout(patience, exchange(socket, method, body)).await {
+    match timeout(limit, exchange(socket, method, body)).await {
         Ok(Ok((StatusCode::OK, bytes))) => {
-            serde_json::from_slice(&bytes).map_err(|e| format!("the plugin at {shown} answers no JSON: {e}"))
+            serde_json::from_slice(&bytes).map_err(|e| format!("the plugin at {shown} did not answer with JSON: {e}"))
         }
         Ok(Ok((status, _))) => Err(format!("the plugin at {shown} answers {status}: it may be of another version")),
         Ok(Err(e)) => Err(format!("no plugin answers at {shown}: {e}")),
-        Err(_) => Err(format!("the plugin at {shown} does not answer within {patience:?}")),
+        Err(_) => Err(format!("the plugin at {shown} did not answer within {limit:?}")),
     }
 }
 

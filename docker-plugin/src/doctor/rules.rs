@@ -1,8 +1,10 @@
 //! Whether the packet filter holds the rules the plugin sets.
 
+use flannel_core::family::Family;
+
 use super::Problem;
 use crate::firewall::iptables::program;
-use crate::firewall::{BridgeRules, Family, Rules as _};
+use crate::firewall::{BridgeRules, Rules as _};
 use crate::nat::nft::NFT;
 use crate::nat::{Nat, table};
 

@@ -3,6 +3,7 @@
 
 use std::collections::BTreeSet;
 
+use flannel_core::family::Family;
 use serde_json::json;
 use tracing::info;
 
@@ -39,8 +40,8 @@ impl<L: Links> Driver<L> {
         let known =
             docker.endpoints.iter().filter_map(|(e, d)| Some((e.clone(), read_endpoint(&d.addresses, &d.mac)?)));
         network.endpoints = known.collect();
-        let held = self.bridges.lock().await;
-        if self.looks.was_removed(id) {
+        let bridges = self.bridges.lock().await;
+        if self.history.was_removed(id) {
             return Ok(false);
         }
         let add = |s: &mut State| {
@@ -59,10 +60,10 @@ impl<L: Links> Driver<L> {
         let added = self.store.change(add).await?;
         if added {
             self.ensure_network(id, &network).await?;
-            self.replug(id).await?;
+            self.attach_veths(id).await?;
             info!("network {} ({}): known again, from Docker", docker.name, short(id));
         }
-        drop(held);
+        drop(bridges);
         Ok(added)
     }
 }
@@ -75,11 +76,11 @@ fn creation(
     lease: &crate::store::lease::Lease,
 ) -> Result<CreateNetwork, Error> {
     let data = |pool: &DockerPool| {
-        let v6 = pool.subnet.addr().is_ipv6();
-        let there = bridge.and_then(|b| b.addresses.iter().find(|a| a.addr().is_ipv6() == v6));
+        let family = Family::of(pool.subnet);
+        let there = bridge.and_then(|b| b.addresses.iter().find(|a| Family::of(*a) == family));
         // The range of a network that Docker shows as "everywhere" is on its bridge, or else it was the lease.
         let subnet = match pool.subnet.prefix_len() {
-            0 => there.map(ipnet::IpNet::trunc).or(lease.side(v6).map(|s| s.subnet)).unwrap_or(pool.subnet),
+            0 => there.map(ipnet::IpNet::trunc).or(lease.side(family).map(|s| s.subnet)).unwrap_or(pool.subnet),
             _ => pool.subnet,
         };
         let gateway = pool.gateway.or(there.map(ipnet::IpNet::addr));
@@ -90,7 +91,7 @@ fn creation(
             gateway: format!("{gateway}/{}", subnet.prefix_len()),
         })
     };
-    let family = |v6: bool| docker.pools.iter().filter(move |p| p.subnet.addr().is_ipv6() == v6).map(data);
+    let of_family = |family| docker.pools.iter().filter(move |p| Family::of(p.subnet) == family).map(data);
     let options = [
         ("com.docker.network.generic", json!(docker.options)),
         ("com.docker.network.internal", json!(docker.internal)),
@@ -99,8 +100,8 @@ fn creation(
     Ok(CreateNetwork {
         network_id: docker.id.clone(),
         options: options.into_iter().map(|(name, value)| (name.to_owned(), value)).collect(),
-        ipv4_data: family(false).collect::<Result<_, _>>()?,
-        ipv6_data: family(true).collect::<Result<_, _>>()?,
+        ipv4_data: of_family(Family::V4).collect::<Result<_, _>>()?,
+        ipv6_data: of_family(Family::V6).collect::<Result<_, _>>()?,
     })
 }
 

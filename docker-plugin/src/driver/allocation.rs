@@ -1,5 +1,6 @@
 //! Which part of the lease a network gets: decided from what was read before, without asking anybody.
 
+use flannel_core::family::Family;
 use flannel_core::net::{free_part, overlap};
 use ipnet::IpNet;
 use tracing::warn;
@@ -53,14 +54,19 @@ impl<'a> Supply<'a> {
         Allocation { supply: self, side, claims }
     }
 
-    /// An allocation from the IPv6 or the IPv4 family of the lease; `option` is what the user typed for it.
-    pub(super) fn family(self, v6: bool, option: &'static str, claims: Vec<Claim>) -> Result<Allocation<'a>, Error> {
+    /// An allocation from one family of the lease; `option` is what the user typed for IPv4.
+    pub(super) fn family(
+        self,
+        family: Family,
+        option: &'static str,
+        claims: Vec<Claim>,
+    ) -> Result<Allocation<'a>, Error> {
         let missing = || Error::NoFamily {
             lease: self.lease.to_string(),
-            family: if v6 { "IPv6" } else { "IPv4" },
-            option: if v6 { "--ipv6" } else { option },
+            family,
+            option: if family == Family::V6 { "--ipv6" } else { option },
         };
-        Ok(self.side(self.lease.side(v6).ok_or_else(missing)?, claims))
+        Ok(self.side(self.lease.side(family).ok_or_else(missing)?, claims))
     }
 
     /// The command that creates a network and leaves its pools to us.
@@ -165,9 +171,9 @@ impl Allocation<'_> {
         let Supply { driver, flannel, lease, .. } = self.supply;
         let part = self.free().unwrap_or(self.side.subnet);
         let mut families = String::new();
-        if matches!(self.side.subnet, IpNet::V6(_)) {
+        if Family::of(self.side.subnet) == Family::V6 {
             families.push_str("--ipv6 ");
-            if let Some(v4) = lease.side(false) {
+            if let Some(v4) = lease.side(Family::V4) {
                 let free = self.supply.side(v4, self.claims.clone()).free().unwrap_or(v4.subnet);
                 families.push_str(&format!("--subnet {free} "));
             }

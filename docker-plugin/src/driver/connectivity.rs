@@ -13,8 +13,9 @@ use crate::api::Empty;
 use crate::api::network::{EndpointCall, Program};
 use crate::error::{Error, short};
 use crate::links::Links;
+use crate::nat::Nat;
 use crate::publish::ports::{self, Wanted};
-use crate::publish::reserve::{self, Held};
+use crate::publish::reserve::{self, Reserved};
 use crate::publish::{self, localnet};
 use crate::store::State;
 use crate::store::port::Port;
@@ -31,17 +32,17 @@ impl<L: Links> Driver<L> {
             // Docker publishes them itself, on docker_gwbridge.
             return Ok(Empty {});
         }
-        if is_met(&wanted, &endpoint.ports) && self.held().contains_key(&endpoint_id) != wanted.is_empty() {
+        if is_met(&wanted, &endpoint.ports) && self.reserved().contains_key(&endpoint_id) != wanted.is_empty() {
             return Ok(Empty {});
         }
         // Those of another set first: the new one may have the same ports.
-        self.held().remove(&endpoint_id);
+        self.reserved().remove(&endpoint_id);
         let to = publish::target(&endpoint.addresses).ok_or_else(missing)?;
         let taken = self.store.read(|s| taken(s, &endpoint_id));
         let mut held = Vec::new();
         for wanted in &wanted {
-            let ours: Vec<_> = taken.iter().copied().chain(held.iter().map(|h: &Held| h.port)).collect();
-            held.push(reserve::take(wanted, to, &ours)?);
+            let ours: Vec<_> = taken.iter().copied().chain(held.iter().map(|h: &Reserved| h.port)).collect();
+            held.push(reserve::reserve(wanted, to, &ours)?);
         }
         let published: Vec<_> = held.iter().map(|h| h.port).collect();
         let put = |s: &mut State| {
@@ -50,8 +51,8 @@ impl<L: Links> Driver<L> {
             Ok(())
         };
         self.store.change(put).await?;
-        self.held().insert(endpoint_id.clone(), held);
-        if let Err(reason) = self.order_nat().await {
+        self.reserved().insert(endpoint_id.clone(), held);
+        if let Err(reason) = self.try_update_nat().await {
             self.unpublish(&network_id, &endpoint_id).await;
             return Err(Error::Request { what: format!("ports of endpoint {}", short(&endpoint_id)), reason });
         }
@@ -77,14 +78,13 @@ impl<L: Links> Driver<L> {
             })
             .await;
         if !had.is_empty() {
-            // The guard has told of a failure, and tries on.
-            drop(self.order_nat().await);
+            self.update_nat().await;
         }
-        self.held().remove(endpoint_id);
+        self.reserved().remove(endpoint_id);
     }
 
     /// After a start: holds again what is published.
-    pub(super) async fn hold_again(&self) {
+    pub(super) async fn reserve_again(&self) {
         let published = self.store.read(|s| {
             let networks = s.networks.values().filter(|n| n.gateway);
             let endpoints = networks.flat_map(|n| n.endpoints.iter());
@@ -92,36 +92,44 @@ impl<L: Links> Driver<L> {
         });
         for (id, ports, to) in published {
             let Some(to) = to.filter(|_| !ports.is_empty()) else { continue };
-            if self.held().contains_key(&id) {
+            if self.reserved().contains_key(&id) {
                 continue;
             }
             let mut held = Vec::new();
             for port in ports {
                 let Port { proto, container, host_ip, host } = port;
-                match reserve::take(&Wanted { proto, container, host_ip, first: host, last: host }, to, &[]) {
+                match reserve::reserve(&Wanted { proto, container, host_ip, first: host, last: host }, to, &[]) {
                     Ok(port) => held.push(port),
                     // Its packets are still translated before that other program sees them.
                     Err(e) => warn!("endpoint {}: {e}", short(&id)),
                 }
             }
-            self.held().insert(id, held);
+            self.reserved().insert(id, held);
         }
-        // The guard has told of a failure, and tries on.
-        drop(self.order_nat().await);
+        self.update_nat().await;
     }
 
-    /// Has the translation follow the state.
-    pub(super) async fn order_nat(&self) -> Result<(), String> {
-        self.guards.nat.set(|| self.store.read(|s| publish::nat(s, localnet::takes_localnet))).await
+    /// Brings the translation up to date with the state, or says why that failed; it is retried in any case.
+    pub(super) async fn try_update_nat(&self) -> Result<(), String> {
+        self.guards.nat.set(|| self.nat()).await
+    }
+
+    /// The same for callers who go on either way.
+    pub(super) async fn update_nat(&self) {
+        self.guards.nat.set_in_background(|| self.nat()).await;
+    }
+
+    fn nat(&self) -> Nat {
+        self.store.read(|s| publish::nat(s, localnet::takes_localnet))
     }
 
     /// Lets others have the endpoint's ports.
-    pub(super) fn let_go(&self, endpoint_id: &str) {
-        self.held().remove(endpoint_id);
+    pub(super) fn release_ports(&self, endpoint_id: &str) {
+        self.reserved().remove(endpoint_id);
     }
 
-    fn held(&self) -> MutexGuard<'_, std::collections::HashMap<String, Vec<Held>>> {
-        self.held.lock().unwrap_or_else(PoisonError::into_inner)
+    fn reserved(&self) -> MutexGuard<'_, std::collections::HashMap<String, Vec<Reserved>>> {
+        self.reserved.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

@@ -1,10 +1,10 @@
 //! Where the four who know of our networks differ: Docker, our state, the kernel, flanneld's lease.
 //!
-//! [`compare`] only looks; what is ours to put right is put right by the driver, in the background
-//! ([`crate::driver::Driver::watch`]) and at `flannel-docker doctor --fix`.
+//! [`compare`] is pure; the driver repairs what it can, in the background ([`crate::driver::Driver::watch`]) and for
+//! `flannel-docker doctor -fix`.
 //!
-//! All four change while they are read one after the other. So a difference that may come from that is taken for one
-//! only when it is seen twice ([`Difference::needs_second_look`]).
+//! All four change while they are read one after the other. So a difference that may come from that counts only when
+//! it is seen twice ([`Difference::needs_recheck`]).
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -19,14 +19,14 @@ use crate::naming;
 use crate::store::lease::Leases;
 use crate::store::{Network, State};
 
-/// What everybody says.
+/// What is compared.
 #[derive(Debug, Clone, Copy)]
 pub struct View<'a> {
     /// The address space of the pools we hand out.
     pub address_space: &'a str,
-    /// What we remember.
+    /// What is recorded.
     pub state: &'a State,
-    /// Docker's word; nothing when it can't be asked.
+    /// Docker's networks; `None` when it cannot be asked.
     pub docker: Option<&'a [DockerNetwork]>,
     /// Our devices.
     pub devices: &'a [Owned],
@@ -34,22 +34,22 @@ pub struct View<'a> {
     pub leases: &'a Leases,
 }
 
-/// Something that is not as it should be. IDs are whole.
+/// Something that is not as it should be. IDs are complete.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Difference {
-    /// Docker has a network of ours that we do not know.
+    /// Docker has a network of ours that is not recorded.
     NetworkUnknown {
         /// Its ID.
         network: String,
         /// What users call it.
         name: String,
     },
-    /// We know a network that Docker has not.
+    /// A recorded network that Docker does not have.
     NetworkGone {
         /// Its ID.
         network: String,
     },
-    /// A container of Docker's is in a network, and we do not know of it.
+    /// A container is attached to a network, and its endpoint is not recorded.
     EndpointUnknown {
         /// The network.
         network: String,
@@ -58,28 +58,28 @@ pub enum Difference {
         /// The container.
         container: String,
     },
-    /// We know of a container in a network, and Docker does not.
+    /// A recorded endpoint that Docker does not have.
     EndpointGone {
         /// The network.
         network: String,
         /// The EndpointID.
         endpoint: String,
     },
-    /// An address is taken, and nobody has it.
+    /// An address is allocated, and no container has it.
     AddressLeaked {
         /// The network.
         network: String,
         /// The address.
         address: IpAddr,
     },
-    /// A container has an address that we would give to the next.
+    /// A container has an address that is not allocated.
     AddressUntaken {
         /// The network.
         network: String,
         /// The address.
         address: IpAddr,
     },
-    /// The network's range is not this host's any more.
+    /// The network's range is no longer in this host's lease.
     LeaseChanged {
         /// The network.
         network: String,
@@ -95,7 +95,7 @@ pub enum Difference {
         /// The bridge's name.
         bridge: String,
     },
-    /// The bridge is not as the network wants it.
+    /// The bridge's configuration is not that of the network.
     BridgeWrong {
         /// The network.
         network: String,
@@ -104,8 +104,8 @@ pub enum Difference {
         /// What it has, and what it should have.
         what: String,
     },
-    /// A container's cable is not there.
-    CableMissing {
+    /// A container has no veth pair.
+    VethMissing {
         /// The network.
         network: String,
         /// The EndpointID.
@@ -113,59 +113,59 @@ pub enum Difference {
         /// The container.
         container: String,
     },
-    /// A container's cable is not plugged into its network's bridge.
-    CableUnplugged {
+    /// A container's veth is not attached to its network's bridge.
+    VethDetached {
         /// The network.
         network: String,
         /// The EndpointID.
         endpoint: String,
-        /// The cable's end.
-        cable: String,
+        /// The host's end of the pair.
+        veth: String,
     },
-    /// A device of ours belongs to nothing.
-    DeviceLeft {
+    /// A device of ours belongs to no network and no endpoint.
+    DeviceOrphaned {
         /// Its name.
         device: String,
     },
 }
 
-/// Who can put it right.
+/// Who repairs a difference.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Remedy {
-    /// The plugin, by itself.
-    Ours,
-    /// The user, by typing this.
-    Yours(String),
+    /// The plugin repairs it.
+    Automatic,
+    /// The user has to do this.
+    Manual(String),
 }
 
 impl Difference {
-    /// Whether it may be no more than a call of Docker's half way.
-    pub fn needs_second_look(&self) -> bool {
+    /// Whether it may come from a call in progress.
+    pub fn needs_recheck(&self) -> bool {
         match self {
             Self::NetworkUnknown { .. } | Self::EndpointUnknown { .. } | Self::EndpointGone { .. } => true,
-            Self::AddressLeaked { .. } | Self::AddressUntaken { .. } | Self::CableMissing { .. } => true,
+            Self::AddressLeaked { .. } | Self::AddressUntaken { .. } | Self::VethMissing { .. } => true,
             Self::NetworkGone { .. } | Self::LeaseChanged { .. } => false,
-            // What is in the kernel is looked at again, with no call half way, before anything is done about it.
-            Self::BridgeMissing { .. } | Self::BridgeWrong { .. } | Self::CableUnplugged { .. } => false,
-            Self::DeviceLeft { .. } => true,
+            // The kernel is read again, with no call in progress, before anything is changed.
+            Self::BridgeMissing { .. } | Self::BridgeWrong { .. } | Self::VethDetached { .. } => false,
+            Self::DeviceOrphaned { .. } => true,
         }
     }
 
-    /// What is to be done.
+    /// What to do about it.
     pub fn remedy(&self) -> Remedy {
         match self {
-            Self::LeaseChanged { network, .. } => Remedy::Yours(format!(
+            Self::LeaseChanged { network, .. } => Remedy::Manual(format!(
                 "remove its containers and the network (\"docker network rm {}\"), and create it again",
                 short(network)
             )),
-            Self::CableMissing { container, .. } => {
-                Remedy::Yours(format!("give the container a new one: \"docker restart {container}\""))
+            Self::VethMissing { container, .. } => {
+                Remedy::Manual(format!("restart the container: \"docker restart {container}\""))
             }
-            _ => Remedy::Ours,
+            _ => Remedy::Automatic,
         }
     }
 
-    /// A word for programs.
+    /// The kind, for programs.
     pub fn kind(&self) -> &'static str {
         match self {
             Self::NetworkUnknown { .. } => "network-unknown",
@@ -177,9 +177,9 @@ impl Difference {
             Self::LeaseChanged { .. } => "lease-changed",
             Self::BridgeMissing { .. } => "bridge-missing",
             Self::BridgeWrong { .. } => "bridge-wrong",
-            Self::CableMissing { .. } => "cable-missing",
-            Self::CableUnplugged { .. } => "cable-unplugged",
-            Self::DeviceLeft { .. } => "device-left",
+            Self::VethMissing { .. } => "veth-missing",
+            Self::VethDetached { .. } => "veth-detached",
+            Self::DeviceOrphaned { .. } => "device-orphaned",
         }
     }
 }
@@ -188,48 +188,52 @@ impl fmt::Display for Difference {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::NetworkUnknown { network, name } => {
-                write!(f, "network {name} ({}): Docker has it, and the plugin does not know it", short(network))
+                write!(f, "network {name} ({}): exists in Docker, but not in the plugin's state", short(network))
             }
             Self::NetworkGone { network } => {
-                write!(f, "network {}: the plugin knows it, and Docker has removed it", short(network))
+                write!(f, "network {}: exists in the plugin's state, but not in Docker", short(network))
             }
             Self::EndpointUnknown { network, endpoint, container } => write!(
                 f,
-                "network {}: container {container} (endpoint {}) is in it, and the plugin does not know",
+                "network {}: container {container} (endpoint {}) is attached, but not in the plugin's state",
                 short(network),
                 short(endpoint)
             ),
             Self::EndpointGone { network, endpoint } => write!(
                 f,
-                "network {}: the plugin knows endpoint {}, and Docker has it no more",
+                "network {}: endpoint {} is in the plugin's state, but not in Docker",
                 short(network),
                 short(endpoint)
             ),
             Self::AddressLeaked { network, address } => {
-                write!(f, "network {}: address {address} is taken, and no container has it", short(network))
+                write!(f, "network {}: address {address} is allocated, but no container has it", short(network))
             }
             Self::AddressUntaken { network, address } => {
-                write!(f, "network {}: a container has address {address}, which counts as free", short(network))
+                write!(f, "network {}: a container has address {address}, which is not allocated", short(network))
             }
             Self::LeaseChanged { network, pool, lease } => {
-                write!(f, "network {}: it has pool {pool}, and the host's lease is {lease} now", short(network))
+                write!(
+                    f,
+                    "network {}: its pool {pool} is not in the host's lease, which is now {lease}",
+                    short(network)
+                )
             }
             Self::BridgeMissing { network, bridge } => {
-                write!(f, "network {}: its bridge {bridge} is not there", short(network))
+                write!(f, "network {}: bridge {bridge} is missing", short(network))
             }
             Self::BridgeWrong { network, bridge, what } => {
-                write!(f, "network {}: its bridge {bridge} {what}", short(network))
+                write!(f, "network {}: bridge {bridge} {what}", short(network))
             }
-            Self::CableMissing { network, endpoint, container } => write!(
+            Self::VethMissing { network, endpoint, container } => write!(
                 f,
-                "network {}: container {container} (endpoint {}) has no cable to the bridge",
+                "network {}: container {container} (endpoint {}) has no veth",
                 short(network),
                 short(endpoint)
             ),
-            Self::CableUnplugged { network, cable, .. } => {
-                write!(f, "network {}: cable {cable} is not plugged into its bridge", short(network))
+            Self::VethDetached { network, veth, .. } => {
+                write!(f, "network {}: veth {veth} is not attached to its bridge", short(network))
             }
-            Self::DeviceLeft { device } => write!(f, "interface {device} belongs to nothing"),
+            Self::DeviceOrphaned { device } => write!(f, "interface {device} belongs to no network or endpoint"),
         }
     }
 }
@@ -268,8 +272,8 @@ fn compare_network(
                 endpoint: endpoint.clone(),
                 container: there.container.clone(),
             });
-        } else if !has_cable(view.devices, endpoint) {
-            found.insert(Difference::CableMissing {
+        } else if !has_veth(view.devices, endpoint) {
+            found.insert(Difference::VethMissing {
                 network: id.to_owned(),
                 endpoint: endpoint.clone(),
                 container: there.container.clone(),
@@ -309,15 +313,15 @@ fn compare_kernel(view: &View<'_>, found: &mut BTreeSet<Difference>) {
     let mut known = BTreeSet::new();
     for (id, network) in &view.state.networks {
         let network_id = || id.clone();
-        let cables = network.endpoints.keys().flat_map(|e| [naming::host_end(e), naming::container_end(e)]).flatten();
-        known.extend(cables.map(|c| c.to_string()));
+        let veths = network.endpoints.keys().flat_map(|e| [naming::host_end(e), naming::container_end(e)]).flatten();
+        known.extend(veths.map(|v| v.to_string()));
         let Ok(name) = naming::bridge(id) else { continue };
         let name = name.to_string();
         known.insert(name.clone());
         if let Some(lease) = view.leases.get(&network.flannel)
             && let Some(subnet) = network.subnets.iter().find(|s| !lease.holds(&s.pool))
         {
-            // Its bridge is left alone: another host has the range now, or will have it.
+            // Its bridge is left as it is: another host has the range, or will have it.
             let (pool, lease) = (subnet.pool, lease.to_string());
             found.insert(Difference::LeaseChanged { network: network_id(), pool, lease });
             continue;
@@ -331,40 +335,40 @@ fn compare_kernel(view: &View<'_>, found: &mut BTreeSet<Difference>) {
             }
         }
         for endpoint in network.endpoints.keys() {
-            let Ok(cable) = naming::host_end(endpoint) else { continue };
-            let there = view.devices.iter().find(|d| d.name == cable.as_str());
+            let Ok(veth) = naming::host_end(endpoint) else { continue };
+            let there = view.devices.iter().find(|d| d.name == veth.as_str());
             if there.is_some_and(|d| d.bridge.as_deref() != Some(&name)) {
-                let (endpoint, cable) = (endpoint.clone(), cable.to_string());
-                found.insert(Difference::CableUnplugged { network: network_id(), endpoint, cable });
+                let (endpoint, veth) = (endpoint.clone(), veth.to_string());
+                found.insert(Difference::VethDetached { network: network_id(), endpoint, veth });
             }
         }
     }
-    // A container that only Docker knows has its cable still; without Docker's word nothing is left over.
+    // A container that only Docker knows still has its veth, so without Docker's list nothing counts as orphaned.
     let Some(docker) = view.docker else { return };
     let bridges = docker.iter().filter_map(|n| naming::bridge(&n.id).ok());
     let endpoints = docker.iter().flat_map(|n| n.endpoints.keys());
-    let cables = endpoints.flat_map(|e| [naming::host_end(e), naming::container_end(e)]).flatten();
-    known.extend(bridges.chain(cables).map(|name| name.to_string()));
+    let veths = endpoints.flat_map(|e| [naming::host_end(e), naming::container_end(e)]).flatten();
+    known.extend(bridges.chain(veths).map(|name| name.to_string()));
     let left = view.devices.iter().filter(|d| !known.contains(&d.name));
-    found.extend(left.map(|d| Difference::DeviceLeft { device: d.name.clone() }));
+    found.extend(left.map(|d| Difference::DeviceOrphaned { device: d.name.clone() }));
 }
 
-fn has_cable(devices: &[Owned], endpoint: &str) -> bool {
+fn has_veth(devices: &[Owned], endpoint: &str) -> bool {
     naming::host_end(endpoint).is_ok_and(|name| devices.iter().any(|d| d.name == name.as_str()))
 }
 
-/// What keeps a bridge from doing its work.
+/// What is wrong with a bridge.
 fn wrong(bridge: &Owned, network: &Network) -> Option<String> {
     let wanted: BTreeSet<IpNet> = network.subnets.iter().map(|s| s.gateway).collect();
     let there: BTreeSet<IpNet> = bridge.addresses.iter().copied().collect();
     if wanted != there {
-        return Some(format!("has {}, and should have {}", list(&there), list(&wanted)));
+        return Some(format!("has {} instead of {}", list(&there), list(&wanted)));
     }
     if !bridge.up {
         return Some("is down".to_owned());
     }
     let mtu = network.mtu();
-    (bridge.mtu != mtu).then(|| format!("has MTU {}, and should have {mtu}", bridge.mtu))
+    (bridge.mtu != mtu).then(|| format!("has MTU {} instead of {mtu}", bridge.mtu))
 }
 
 fn list(addresses: &BTreeSet<IpNet>) -> String {

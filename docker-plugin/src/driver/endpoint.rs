@@ -1,5 +1,6 @@
 //! CreateEndpoint, Join, Leave, DeleteEndpoint.
 
+use flannel_core::family::Family;
 use flannel_core::name::Mac;
 use flannel_core::net::without;
 use ipnet::IpNet;
@@ -34,10 +35,10 @@ impl<L: Links> Driver<L> {
         };
         let (chosen, mac) = self.store.change(add).await.map_err(|e| self.with_users(e))?;
         // An answer that repeats what Docker has decided fails the container, even if it is the same.
-        let of_family = |v6: bool| chosen.iter().find(|a| a.addr().is_ipv6() == v6).map(ToString::to_string);
+        let of_family = |family| chosen.iter().find(|a| Family::of(*a) == family).map(ToString::to_string);
         let interface = ChosenInterface {
-            address: of_family(false),
-            address_ipv6: of_family(true),
+            address: of_family(Family::V4),
+            address_ipv6: of_family(Family::V6),
             mac_address: given.mac.is_none().then(|| mac.to_string()),
         };
         Ok(CreatedEndpoint { interface: Some(interface).filter(|i| *i != ChosenInterface::default()) })
@@ -58,20 +59,20 @@ impl<L: Links> Driver<L> {
         };
         {
             // After a reboot, or at the hand of somebody else, the bridge may be gone: nobody would tell us.
-            let _held = self.bridges.lock().await;
+            let _bridges = self.bridges.lock().await;
             self.ensure_network(&network_id, &network).await?;
         }
         let static_routes = self.routes_in(&sandbox_key, &network_id, &network, &endpoint_id).await?;
         self.links.create_veth(&cable).await?;
         debug!("endpoint {}: {} in network {}", short(&endpoint_id), cable.host, short(&network_id));
-        let gateway = |v6: bool| {
+        let gateway = |family| {
             let ours = network.subnets.iter().filter(|_| network.gateway).map(|s| s.gateway.addr());
-            ours.into_iter().find(|a| a.is_ipv6() == v6).map(|a| a.to_string())
+            ours.into_iter().find(|a| Family::of(*a) == family).map(|a| a.to_string())
         };
         Ok(Joined {
             interface_name: InterfaceName { src_name: cable.container.to_string(), dst_prefix: "eth" },
-            gateway: gateway(false),
-            gateway_ipv6: gateway(true),
+            gateway: gateway(Family::V4),
+            gateway_ipv6: gateway(Family::V6),
             static_routes,
         })
     }
@@ -79,7 +80,7 @@ impl<L: Links> Driver<L> {
     /// Removes the cable, with the end that is in the container.
     pub async fn leave(&self, request: EndpointCall) -> Result<Empty, Error> {
         self.unpublish(&request.network_id, &request.endpoint_id).await;
-        self.remove_cable(&request.endpoint_id).await;
+        self.remove_veth(&request.endpoint_id).await;
         Ok(Empty {})
     }
 
@@ -96,7 +97,7 @@ impl<L: Links> Driver<L> {
                 }
             })
             .await;
-        self.remove_cable(&endpoint_id).await;
+        self.remove_veth(&endpoint_id).await;
         Ok(Empty {})
     }
 
@@ -126,7 +127,7 @@ impl<L: Links> Driver<L> {
         Ok(routes)
     }
 
-    async fn remove_cable(&self, endpoint_id: &str) {
+    async fn remove_veth(&self, endpoint_id: &str) {
         for name in [naming::host_end(endpoint_id), naming::container_end(endpoint_id)].into_iter().flatten() {
             if let Err(e) = self.links.remove(&name).await {
                 warn!("{e}");

@@ -11,6 +11,7 @@
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
+use flannel_core::family::Family;
 use flannel_core::net::overlap;
 use ipnet::{IpNet, Ipv4Net};
 use tokio::time::Instant;
@@ -33,7 +34,7 @@ use crate::store::pool::Pool;
 const RESOLV_CONF: [&str; 2] = ["/etc/resolv.conf", "/run/systemd/resolve/resolv.conf"];
 
 /// How many containers the line about a full pool names.
-const NAMED: usize = 8;
+const MAX_NAMED: usize = 8;
 
 impl<L: Links> Driver<L> {
     /// The names under which Docker keeps our pools apart from others'.
@@ -51,8 +52,8 @@ impl<L: Links> Driver<L> {
         let named = request.options.get(NETWORK).map(|name| name.parse()).transpose()?;
         let flannel: Option<FlannelName> = named.or_else(|| asked.and_then(|pool| self.find_flannel(&pool)));
         let lease = self.subnet_file.of(flannel.as_ref()).read()?;
-        let v6 = asked.map_or(request.v6, |pool| matches!(pool, IpNet::V6(_)));
-        let side = self.supply(flannel.as_ref(), &lease, &[]).family(v6, "IPv4", Vec::new())?.side;
+        let family = asked.map_or(if request.v6 { Family::V6 } else { Family::V4 }, Family::of);
+        let side = self.supply(flannel.as_ref(), &lease, &[]).family(family, "IPv4", Vec::new())?.side;
         self.make_room(asked.unwrap_or(side.subnet)).await;
         {
             // A leftover bridge would keep its route, and with it the lease.
@@ -129,7 +130,7 @@ impl<L: Links> Driver<L> {
         let mut given = self.store.change(|s| take(s, &request, wanted)).await;
         if let Err(Error::PoolExhausted { .. }) = given {
             // Addresses may have leaked while we were away; and the look tells us who has the others.
-            self.want_look().await;
+            self.check_now().await;
             given = self.store.change(|s| take(s, &request, wanted)).await;
         }
         let (address, length) = given.map_err(|e| self.with_users(e))?;
@@ -157,7 +158,7 @@ impl<L: Links> Driver<L> {
         let Error::PoolExhausted { pool, used, network, .. } = error else { return error };
         let names = self.store.read(|s| {
             let endpoints = network.as_ref().and_then(|id| s.networks.get(id)).into_iter().flat_map(|n| &n.endpoints);
-            endpoints.map(|(id, _)| self.looks.name_of(id).unwrap_or_else(|| short(id).to_owned())).collect()
+            endpoints.map(|(id, _)| self.history.container(id).unwrap_or_else(|| short(id).to_owned())).collect()
         });
         Error::PoolExhausted { pool, used, network, users: some_of(names) }
     }
@@ -195,7 +196,7 @@ fn take(state: &mut State, request: &RequestAddress, wanted: Option<IpAddr>) -> 
 /// Some names, and how many more.
 fn some_of(mut names: Vec<String>) -> String {
     names.sort_unstable();
-    let more = names.split_off(names.len().min(NAMED)).len();
+    let more = names.split_off(names.len().min(MAX_NAMED)).len();
     match (names.is_empty(), more) {
         (true, _) => String::new(),
         (false, 0) => format!(", by {}", names.join(", ")),

@@ -1,5 +1,6 @@
 //! CreateNetwork and DeleteNetwork.
 
+use flannel_core::family::Family;
 use flannel_core::net::overlap;
 use ipnet::IpNet;
 use tokio::time::Instant;
@@ -61,10 +62,10 @@ impl<L: Links> Driver<L> {
             }
         }
         info!("network {}: {} on {bridge}, MTU {}", short(id), describe(&network), network.mtu());
-        self.order_rules().await;
+        self.update_rules().await;
         if network.gateway {
             localnet::allow_localnet(&bridge);
-            if let Err(reason) = self.order_nat().await {
+            if let Err(reason) = self.try_update_nat().await {
                 self.remove_network(id).await;
                 return Err(bad_gateway_mode(reason));
             }
@@ -94,13 +95,13 @@ impl<L: Links> Driver<L> {
 
     /// Forgets the network and removes its bridge. Docker has forgotten it already, whatever we answer.
     pub async fn delete_network(&self, request: DeleteNetwork) -> Result<Empty, Error> {
-        self.looks.removed(&request.network_id);
+        self.history.record_removal(&request.network_id);
         self.remove_network(&request.network_id).await;
         Ok(Empty {})
     }
 
     pub(super) async fn remove_network(&self, id: &str) {
-        let held = self.bridges.lock().await;
+        let bridges = self.bridges.lock().await;
         self.created().remove(id);
         let known = self
             .store
@@ -112,10 +113,9 @@ impl<L: Links> Driver<L> {
         let Some(network) = known else { return };
         if network.gateway {
             for endpoint in network.endpoints.keys() {
-                self.let_go(endpoint);
+                self.release_ports(endpoint);
             }
-            // The guard has told of a failure, and tries on.
-            drop(self.order_nat().await);
+            self.update_nat().await;
         }
         let cables = network.endpoints.keys().filter_map(|e| naming::host_end(e).ok());
         for device in cables.chain(naming::bridge(id)) {
@@ -123,9 +123,9 @@ impl<L: Links> Driver<L> {
                 warn!("{e}");
             }
         }
-        drop(held);
+        drop(bridges);
         info!("network {}: removed", short(id));
-        self.order_rules().await;
+        self.update_rules().await;
     }
 
     /// Where a network has a part of `wanted`, Docker is asked in the background whether it still has that network.
@@ -133,7 +133,7 @@ impl<L: Links> Driver<L> {
         let claims = self.store.read(claims).into_iter().filter(|c| overlap(&c.subnet, &wanted));
         let now = Instant::now();
         if claims.filter_map(|c| c.network).any(|id| !self.is_young(&id, now)) {
-            self.want_look().await;
+            self.check_now().await;
         }
     }
 
@@ -145,14 +145,14 @@ impl<L: Links> Driver<L> {
         supply: Supply<'_>,
     ) -> Result<Network, Error> {
         let lease = supply.lease;
-        let v4 = request.ipv4_data.iter().map(|d| (d, false));
-        let v6 = request.ipv6_data.iter().map(|d| (d, true));
+        let v4 = request.ipv4_data.iter().map(|data| (Family::V4, data));
+        let v6 = request.ipv6_data.iter().map(|data| (Family::V6, data));
         let mut subnets = Vec::new();
-        for (data, is_v6) in v4.chain(v6) {
+        for (family, data) in v4.chain(v6) {
             subnets.push(if data.address_space == WITHOUT_IPAM {
-                self.choose_subnet(is_v6, supply)?
+                self.choose_subnet(family, supply)?
             } else {
-                self.read_subnet(data, is_v6, supply)?
+                self.read_subnet(data, family, supply)?
             });
         }
         let Some(first) = request.ipv4_data.first().or(request.ipv6_data.first()) else {
@@ -161,9 +161,10 @@ impl<L: Links> Driver<L> {
                 reason: format!("has no pool: type \"{}\"", self.create_command(supply.flannel, "")),
             });
         };
-        let families = lease.sides.iter().filter(|s| subnets.iter().any(|n| same_family(&n.pool, &s.network)));
+        let families =
+            lease.sides.iter().filter(|s| subnets.iter().any(|n| Family::of(n.pool) == Family::of(s.network)));
         let sides = families.copied().collect();
-        if subnets.iter().any(|s| matches!(s.pool, IpNet::V6(_))) {
+        if subnets.iter().any(|s| Family::of(s.pool) == Family::V6) {
             options.check_mtu_for_v6()?;
         }
         let NetworkOptions { mtu: mtu_option, internal, gateway, isolated, flannel: _ } = options;
@@ -211,8 +212,8 @@ impl<L: Links> Driver<L> {
     }
 
     /// The range of a network whose addresses Docker leaves to us: the largest part of the lease that is free.
-    fn choose_subnet(&self, v6: bool, supply: Supply<'_>) -> Result<Subnet, Error> {
-        let allocation = supply.family(v6, FAMILY, self.store.read(claims))?;
+    fn choose_subnet(&self, family: Family, supply: Supply<'_>) -> Result<Subnet, Error> {
+        let allocation = supply.family(family, FAMILY, self.store.read(claims))?;
         let full = || Error::PoolTooSmall { pool: allocation.side.subnet };
         // Something is in the way, or part of the lease would have been free.
         let pool = allocation.free().ok_or_else(|| allocation.choose().err().unwrap_or_else(full))?;
@@ -220,13 +221,13 @@ impl<L: Links> Driver<L> {
         Ok(Subnet { pool, gateway: IpNet::new(gateway, pool.prefix_len()).map_err(|_| full())? })
     }
 
-    fn read_subnet(&self, data: &IpamData, v6: bool, supply: Supply<'_>) -> Result<Subnet, Error> {
+    fn read_subnet(&self, data: &IpamData, family: Family, supply: Supply<'_>) -> Result<Subnet, Error> {
         let pool = self.pool_of(data)?;
         let gateway: Option<IpNet> = match data.gateway.as_str() {
             "" => None,
             text => Some(text.parse().map_err(|_| bad("gateway", text))?),
         };
-        let allocation = supply.family(v6, FAMILY, self.store.read(claims))?;
+        let allocation = supply.family(family, FAMILY, self.store.read(claims))?;
         if !allocation.side.subnet.contains(&pool) {
             return Err(allocation.foreign(pool));
         }
@@ -260,7 +261,7 @@ impl<L: Links> Driver<L> {
             let other = claims(state)
                 .into_iter()
                 .find(|c| c.network.as_deref() != Some(id) && overlap(&c.subnet, &subnet.pool) && !own(c));
-            if let (Some(claim), Some(side)) = (other, supply.lease.side_of(&subnet.pool)) {
+            if let (Some(claim), Some(side)) = (other, supply.lease.side(subnet.pool)) {
                 return Err(supply.side(side, claims(state)).taken(subnet.pool, &claim));
             }
         }
@@ -320,10 +321,6 @@ fn describe(network: &Network) -> String {
 
 fn bad_gateway_mode(reason: String) -> Error {
     Error::Request { what: "option flannel.gateway=true".to_owned(), reason }
-}
-
-fn same_family(a: &IpNet, b: &IpNet) -> bool {
-    matches!(a, IpNet::V6(_)) == matches!(b, IpNet::V6(_))
 }
 
 /// Docker switches forwarding on for itself unless it was told not to; then nothing leaves the host.

@@ -17,9 +17,9 @@ const ISOLATION: &str = "flannel.isolation";
 pub(super) const NETWORK: &str = "flannel.network";
 
 /// The least an interface may send: 68 by RFC 791, 1280 by RFC 8200.
-const LEAST_MTU: u32 = 68;
-const LEAST_MTU_V6: u32 = 1280;
-const GREATEST_MTU: u32 = 65_535;
+const MIN_MTU: u32 = 68;
+const MIN_MTU_V6: u32 = 1280;
+const MAX_MTU: u32 = 65_535;
 
 /// What the user chose for a network.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -51,7 +51,7 @@ impl NetworkOptions {
         for (key, value) in chosen {
             let text = value.as_str().map_or_else(|| value.to_string(), str::to_owned);
             match key.as_str() {
-                MTU => read.mtu = Some(read_mtu(&text, LEAST_MTU)?),
+                MTU => read.mtu = Some(read_mtu(&text, MIN_MTU)?),
                 GATEWAY => read.gateway = read_switch(GATEWAY, &text)?,
                 ISOLATION => read.isolated = read_switch(ISOLATION, &text)?,
                 NETWORK => read.flannel = Some(text.parse()?),
@@ -71,7 +71,7 @@ impl NetworkOptions {
 
     /// Refuses an MTU that IPv6 does not allow.
     pub(super) fn check_mtu_for_v6(&self) -> Result<(), Error> {
-        self.mtu.map_or(Ok(()), |mtu| read_mtu(&mtu.to_string(), LEAST_MTU_V6).map(drop))
+        self.mtu.map_or(Ok(()), |mtu| read_mtu(&mtu.to_string(), MIN_MTU_V6).map(drop))
     }
 }
 
@@ -81,10 +81,9 @@ fn bad(key: &str, text: &str, reason: String) -> Error {
 
 fn read_mtu(text: &str, least: u32) -> Result<u32, Error> {
     match text.parse() {
-        Ok(mtu) if (least..=GREATEST_MTU).contains(&mtu) => Ok(mtu),
+        Ok(mtu) if (least..=MAX_MTU).contains(&mtu) => Ok(mtu),
         _ => {
-            let reason =
-                format!("must be a number of bytes from {least} to {GREATEST_MTU}; leave it out for flannel's own");
+            let reason = format!("must be a number of bytes from {least} to {MAX_MTU}; leave it out for flannel's own");
             Err(bad(MTU, text, reason))
         }
     }

@@ -6,6 +6,7 @@ mod ways_out;
 
 use std::path::{Path, PathBuf};
 
+use flannel_core::family::Family;
 use serde_json::json;
 
 use super::*;
@@ -96,13 +97,14 @@ impl Host {
         options: serde_json::Value,
         data: &[(&str, &str, &str)],
     ) -> Result<(), Error> {
-        let family = |v6: bool| {
-            let of_family = data.iter().filter(|(_, pool, _)| pool.contains(':') == v6);
+        let family = |family: Family| {
+            let of_family = data.iter().filter(|(_, pool, _)| pool.contains(':') == (family == Family::V6));
             let items = of_family.map(|(s, p, g)| json!({"AddressSpace": s, "Pool": p, "Gateway": g}));
             items.collect::<Vec<_>>()
         };
-        let request: CreateNetwork =
-            read(json!({"NetworkID": id, "Options": options, "IPv4Data": family(false), "IPv6Data": family(true)}));
+        let request: CreateNetwork = read(
+            json!({"NetworkID": id, "Options": options, "IPv4Data": family(Family::V4), "IPv6Data": family(Family::V6)}),
+        );
         self.driver.create_network(request).await.map(drop)
     }
 

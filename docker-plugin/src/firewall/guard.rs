@@ -76,6 +76,11 @@ impl<R: Rules> Guard<R> {
             }
         }
     }
+
+    /// [`Guard::set`] for callers who go on either way: a failure is logged, and retried in the background.
+    pub async fn set_in_background(&self, make: impl FnOnce() -> R) {
+        drop(self.set(make).await);
+    }
 }
 
 async fn keep<R: Rules>(

@@ -1,11 +1,12 @@
 //! [`Firewall`] through the iptables programs of the host.
 
+use flannel_core::family::Family;
 use flannel_host::filter::FilterError;
 use flannel_host::filter::iptables::Iptables as Program;
 use flannel_host::filter::monitor::Monitor;
 use tracing::debug;
 
-use super::{BridgeRules, Family, Firewall};
+use super::{BridgeRules, Firewall};
 
 /// What to do where iptables is not installed.
 const REMEDY: &str = "install iptables, or accept the bridges \"fl-*\" in your forward rules yourself; until then \
@@ -26,10 +27,7 @@ impl Iptables {
 
 /// The program for a family.
 pub fn program(family: Family) -> Program {
-    match family {
-        Family::V4 => Program::v4(REMEDY),
-        Family::V6 => Program::v6(REMEDY),
-    }
+    Program::new(family, REMEDY)
 }
 
 impl Firewall for Iptables {

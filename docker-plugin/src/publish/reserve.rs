@@ -8,6 +8,7 @@ use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, UdpSocket};
 use std::time::Duration;
 
+use flannel_host::backoff::Backoff;
 use tokio::io::copy_bidirectional;
 use tokio::net::TcpStream;
 use tokio::task::JoinHandle;
@@ -18,11 +19,11 @@ use crate::error::Error;
 use crate::store::port::{Port, Proto};
 
 /// How long a listener that can't accept (no file left, say) waits before it tries again.
-const BREATH: Duration = Duration::from_millis(100);
+const ACCEPT_RETRY: Duration = Duration::from_millis(100);
 
 /// A port of the host that is ours until this is dropped.
 #[derive(Debug)]
-pub struct Held {
+pub struct Reserved {
     /// Which.
     pub port: Port,
     socket: Socket,
@@ -38,7 +39,7 @@ enum Socket {
     Nothing,
 }
 
-impl Drop for Held {
+impl Drop for Reserved {
     fn drop(&mut self) {
         if let Socket::Listener(task) = &self.socket {
             task.abort();
@@ -47,7 +48,7 @@ impl Drop for Held {
 }
 
 /// Takes a port that will do, for the container at `to`; `taken` are ours already.
-pub fn take(wanted: &Wanted, to: IpAddr, taken: &[Port]) -> Result<Held, Error> {
+pub fn reserve(wanted: &Wanted, to: IpAddr, taken: &[Port]) -> Result<Reserved, Error> {
     let mut last = io::Error::from(io::ErrorKind::AddrInUse);
     for host in wanted.first..=wanted.last {
         let port = wanted.at(host);
@@ -73,7 +74,7 @@ pub fn take(wanted: &Wanted, to: IpAddr, taken: &[Port]) -> Result<Held, Error> 
     Err(Error::Request { what: format!("port {}", wanted.at(wanted.last)), reason })
 }
 
-fn bind(port: Port, to: IpAddr) -> io::Result<Held> {
+fn bind(port: Port, to: IpAddr) -> io::Result<Reserved> {
     let every = [IpAddr::V6(Ipv6Addr::UNSPECIFIED), IpAddr::V4(Ipv4Addr::UNSPECIFIED)];
     match port.host_ip {
         Some(ip) => bind_at(port, ip, to),
@@ -85,7 +86,7 @@ fn bind(port: Port, to: IpAddr) -> io::Result<Held> {
     }
 }
 
-fn bind_at(port: Port, ip: IpAddr, to: IpAddr) -> io::Result<Held> {
+fn bind_at(port: Port, ip: IpAddr, to: IpAddr) -> io::Result<Reserved> {
     let address = SocketAddr::new(ip, port.host);
     let bound = match port.proto {
         Proto::Tcp => TcpListener::bind(address).and_then(|listener| {
@@ -100,21 +101,21 @@ fn bind_at(port: Port, ip: IpAddr, to: IpAddr) -> io::Result<Held> {
         Proto::Sctp => Ok((port.host, Socket::Nothing)),
     };
     match bound {
-        Ok((host, socket)) => Ok(Held { port: Port { host, ..port }, socket }),
+        Ok((host, socket)) => Ok(Reserved { port: Port { host, ..port }, socket }),
         Err(e) if e.kind() == io::ErrorKind::PermissionDenied && port.host != 0 => {
             warn!("port {port} is published but not held: flannel-docker lacks CAP_NET_BIND_SERVICE");
-            Ok(Held { port, socket: Socket::Nothing })
+            Ok(Reserved { port, socket: Socket::Nothing })
         }
         Err(e) => Err(e),
     }
 }
 
 async fn carry(listener: tokio::net::TcpListener, to: SocketAddr) {
-    let mut breath = tokio::time::interval(BREATH);
-    breath.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    let mut retry = Backoff::new(ACCEPT_RETRY, ACCEPT_RETRY * 10);
     loop {
         match listener.accept().await {
             Ok((mut from, _)) => {
+                retry.reset();
                 tokio::spawn(async move {
                     let carried = async { copy_bidirectional(&mut from, &mut TcpStream::connect(to).await?).await };
                     if let Err(e) = carried.await {
@@ -124,7 +125,7 @@ async fn carry(listener: tokio::net::TcpListener, to: SocketAddr) {
             }
             Err(e) => {
                 debug!("no connection for {to}: {e}");
-                breath.tick().await;
+                retry.pause().await;
             }
         }
     }
@@ -145,14 +146,14 @@ mod tests {
     #[tokio::test]
     async fn a_held_port_is_nobody_elses_until_it_is_dropped() {
         for proto in [Proto::Tcp, Proto::Udp] {
-            let held = take(&wanted(proto, 0, 0), HERE, &[]).unwrap();
-            let host = held.port.host;
+            let reserved = reserve(&wanted(proto, 0, 0), HERE, &[]).unwrap();
+            let host = reserved.port.host;
             assert_ne!(host, 0);
-            let error = take(&wanted(proto, host, host), HERE, &[]).unwrap_err().to_string();
+            let error = reserve(&wanted(proto, host, host), HERE, &[]).unwrap_err().to_string();
             assert!(error.starts_with(&format!("port 127.0.0.1:{host}/{proto}: is in use on this host")), "{error}");
-            drop(held);
+            drop(reserved);
             // The listener's task ends at its next turn.
-            while take(&wanted(proto, host, host), HERE, &[]).is_err() {
+            while reserve(&wanted(proto, host, host), HERE, &[]).is_err() {
                 tokio::task::yield_now().await;
             }
         }
@@ -160,26 +161,26 @@ mod tests {
 
     #[tokio::test]
     async fn the_first_free_port_of_a_range_is_taken() {
-        let busy = take(&wanted(Proto::Udp, 0, 0), HERE, &[]).unwrap().port.host.min(65_000);
+        let busy = reserve(&wanted(Proto::Udp, 0, 0), HERE, &[]).unwrap().port.host.min(65_000);
         let ours = wanted(Proto::Udp, busy, busy).at(busy);
-        let second = take(&wanted(Proto::Udp, busy, busy + 30), HERE, &[ours]).unwrap();
+        let second = reserve(&wanted(Proto::Udp, busy, busy + 30), HERE, &[ours]).unwrap();
         assert!(second.port.host > busy, "{}", second.port);
         let elsewhere = Wanted { host_ip: Some("192.0.2.77".parse().unwrap()), ..wanted(Proto::Udp, busy, busy) };
-        assert!(take(&elsewhere, HERE, &[]).unwrap_err().to_string().contains("no address of this host"));
+        assert!(reserve(&elsewhere, HERE, &[]).unwrap_err().to_string().contains("no address of this host"));
     }
 
     #[tokio::test]
     async fn what_reaches_the_listener_is_carried_to_the_container() {
         let server = tokio::net::TcpListener::bind((HERE, 0)).await.unwrap();
         let container = server.local_addr().unwrap().port();
-        let held = take(&Wanted { container, ..wanted(Proto::Tcp, 0, 0) }, HERE, &[]).unwrap();
+        let reserved = reserve(&Wanted { container, ..wanted(Proto::Tcp, 0, 0) }, HERE, &[]).unwrap();
         let echo = tokio::spawn(async move {
             let (mut stream, _) = server.accept().await.unwrap();
             let mut word = [0; 4];
             stream.read_exact(&mut word).await.unwrap();
             stream.write_all(&word).await.unwrap();
         });
-        let mut client = TcpStream::connect((HERE, held.port.host)).await.unwrap();
+        let mut client = TcpStream::connect((HERE, reserved.port.host)).await.unwrap();
         client.write_all(b"word").await.unwrap();
         let mut back = String::new();
         client.read_to_string(&mut back).await.unwrap();

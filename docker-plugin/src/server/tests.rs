@@ -195,7 +195,7 @@ async fn ends_with_idle_connections_open_and_finishes_calls_whose_caller_hung_up
 
     drop(file);
     stop.send(()).unwrap();
-    timeout(GRACE / 2, server).await.expect("the server does not end").unwrap().unwrap();
+    timeout(SHUTDOWN_TIMEOUT / 2, server).await.expect("the server does not end").unwrap().unwrap();
     assert_eq!(idle.read(&mut [0; 1]).await.unwrap(), 0, "the idle connection is still open");
     assert_eq!(plugin.driver.state().networks.len(), 1, "the call was left half done");
     assert!(!socket.exists());

@@ -7,7 +7,8 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
-use flannel_core::subnet_env::SubnetEnv;
+use flannel_core::family::Family;
+use flannel_core::subnet_env::{HostSubnet, SubnetEnv};
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
@@ -32,27 +33,22 @@ pub struct Lease {
 }
 
 impl Lease {
-    /// The side whose family is that of `like`.
-    pub fn side_of(&self, like: &IpNet) -> Option<Side> {
-        self.side(matches!(like, IpNet::V6(_)))
-    }
-
-    /// The IPv6 or the IPv4 side.
-    pub fn side(&self, v6: bool) -> Option<Side> {
-        self.sides.iter().copied().find(|s| matches!(s.subnet, IpNet::V6(_)) == v6)
+    /// The side of a family, given as such or by a network of it.
+    pub fn side(&self, family: impl Into<Family>) -> Option<Side> {
+        let family = family.into();
+        self.sides.iter().copied().find(|s| Family::of(s.subnet) == family)
     }
 
     /// Whether `subnet` belongs to this host.
     pub fn holds(&self, subnet: &IpNet) -> bool {
-        self.side_of(subnet).is_some_and(|s| s.subnet.contains(subnet))
+        self.side(subnet).is_some_and(|s| s.subnet.contains(subnet))
     }
 }
 
 impl From<SubnetEnv> for Lease {
     fn from(env: SubnetEnv) -> Self {
-        let v4 = env.v4.map(|s| Side { network: s.network.trunc().into(), subnet: s.gateway.trunc().into() });
-        let v6 = env.v6.map(|s| Side { network: s.network.trunc().into(), subnet: s.gateway.trunc().into() });
-        Self { sides: v4.into_iter().chain(v6).collect(), mtu: env.mtu }
+        let side = |s: &HostSubnet| Side { network: s.network.trunc(), subnet: s.gateway.trunc() };
+        Self { sides: env.subnets.values().map(side).collect(), mtu: env.mtu }
     }
 }
 
@@ -187,7 +183,7 @@ mod tests {
         let lease = file.read().unwrap();
         assert_eq!(lease.mtu, 1450);
         assert_eq!(lease.to_string(), "10.5.72.0/24 and fd00:5:0:2e::/64");
-        assert_eq!(lease.side(false), Some(Side { network: net("10.5.0.0/16"), subnet: net("10.5.72.0/24") }));
+        assert_eq!(lease.side(Family::V4), Some(Side { network: net("10.5.0.0/16"), subnet: net("10.5.72.0/24") }));
     }
 
     #[test]

@@ -29,12 +29,12 @@ pub struct Pool {
     used: BTreeSet<IpAddr>,
     last: Option<IpAddr>,
     /// Who had which address last, so that a container that starts again gets its own.
-    #[serde(default)]
-    regulars: BTreeMap<String, IpAddr>,
+    #[serde(default, rename = "regulars")]
+    sticky: BTreeMap<String, IpAddr>,
 }
 
 /// How many of them are remembered.
-const REGULARS: usize = 1024;
+const MAX_STICKY: usize = 1024;
 
 impl Pool {
     /// A pool with every address free. Ranges too small for a gateway and a container are refused.
@@ -49,7 +49,7 @@ impl Pool {
             flannel: None,
             used: BTreeSet::new(),
             last: None,
-            regulars: BTreeMap::new(),
+            sticky: BTreeMap::new(),
         })
     }
 
@@ -95,9 +95,9 @@ impl Pool {
             users: String::new(),
         };
         let (first, last) = self.span().ok_or_else(|| exhausted(self.used.len()))?;
-        let own = who.and_then(|who| self.regulars.get(who)).copied();
+        let own = who.and_then(|who| self.sticky.get(who)).copied();
         let own = own.filter(|a| !self.used.contains(a) && (first..=last).contains(&to_bits(*a)));
-        let kept: BTreeSet<_> = self.regulars.values().copied().collect();
+        let kept: BTreeSet<_> = self.sticky.values().copied().collect();
         let next =
             own.or_else(|| self.next(first, last, |a| !kept.contains(&a)).or_else(|| self.next(first, last, |_| true)));
         let Some(address) = next else {
@@ -107,13 +107,13 @@ impl Pool {
         self.used.insert(address);
         if own.is_none() {
             self.last = Some(address);
-            self.regulars.retain(|_, a| *a != address);
+            self.sticky.retain(|_, a| *a != address);
         }
         if let Some(who) = who {
-            if self.regulars.len() >= REGULARS && !self.regulars.contains_key(who) {
-                self.regulars.retain(|_, a| self.used.contains(a));
+            if self.sticky.len() >= MAX_STICKY && !self.sticky.contains_key(who) {
+                self.sticky.retain(|_, a| self.used.contains(a));
             }
-            self.regulars.insert(who.to_owned(), address);
+            self.sticky.insert(who.to_owned(), address);
         }
         Ok(address)
     }
@@ -125,7 +125,7 @@ impl Pool {
             _ => first,
         };
         // Among so many addresses one is neither used nor kept, unless the range is shorter than that.
-        let tries = (self.used.len() + self.regulars.len()) as u128 + 1;
+        let tries = (self.used.len() + self.sticky.len()) as u128 + 1;
         let tries = tries.min(last - first + 1);
         let mut candidate = start;
         for _ in 0..tries {
@@ -234,11 +234,11 @@ mod tests {
     #[test]
     fn not_more_than_so_many_are_remembered() {
         let mut pool = pool("10.5.0.0/16", "10.5.0.0/16");
-        for n in 0..2 * REGULARS {
+        for n in 0..2 * MAX_STICKY {
             let address = pool.allocate(Some(&n.to_string())).unwrap();
             pool.release(address);
         }
-        assert!(pool.regulars.len() <= REGULARS, "{}", pool.regulars.len());
+        assert!(pool.sticky.len() <= MAX_STICKY, "{}", pool.sticky.len());
     }
 
     // Every address handed out is unique, in the range, and none is lost: compared with a plain set.

@@ -2,7 +2,7 @@
 
 use std::fs;
 
-use flannel_lab::netns::Context as _;
+use flannel_testbed::Context as _;
 
 use crate::site::on_site;
 use crate::site::typed::check;

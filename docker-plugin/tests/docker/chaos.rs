@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 
 use fastrand::Rng;
-use flannel_lab::netns::{Error, Result, Signal, eventually};
+use flannel_testbed::{Error, Result, Signal, eventually};
 
 use crate::site::{PATIENCE, Site};
 
@@ -202,7 +202,7 @@ impl Blow {
 /// connected, and their cable is gone.
 fn obey_the_doctor(site: &Site) -> Result<usize> {
     let (report, _) = site.doctor_json("")?;
-    let problems = report["problems"].as_array().into_iter().flatten().filter(|p| p["kind"] == "cable-missing");
+    let problems = report["problems"].as_array().into_iter().flatten().filter(|p| p["kind"] == "veth-missing");
     let commands: Vec<_> = problems.filter_map(|p| p["remedy"].as_str()?.split('"').nth(1)).collect();
     for command in &commands {
         println!("  the doctor says {command}");

@@ -2,7 +2,7 @@
 
 use std::fs;
 
-use flannel_lab::netns::{Result, Signal};
+use flannel_testbed::{Result, Signal};
 use serde_json::{Value, json};
 
 use crate::site::Site;
@@ -23,7 +23,7 @@ fn unattended() -> Site {
 fn kinds(report: &Value) -> Vec<String> {
     let all = report["problems"].as_array().unwrap().iter();
     let kinds = all.map(|p| p["kind"].as_str().unwrap().to_owned());
-    kinds.filter(|k| k != "plugin-silent").collect()
+    kinds.filter(|k| k != "plugin-unreachable").collect()
 }
 
 /// Is found by these names and put right by the doctor in the plugin's place.
@@ -52,7 +52,7 @@ fn the_kernel_is_put_right() {
     let bridge = format!("fl-{}", &id[..12]);
     let endpoint = site.docker("inspect -f {{.NetworkSettings.Networks.net.EndpointID}} c1").unwrap();
     let cable = format!("flh{}", &endpoint[..12]);
-    let (c1, wrong, unplugged) = (&cable, ["bridge-wrong"], ["cable-unplugged"]);
+    let (c1, wrong, unplugged) = (&cable, ["bridge-wrong"], ["veth-detached"]);
     let check = |command: String, expected: &[&str]| {
         site.machine().exec(&command).unwrap();
         found_and_fixed(&site, expected).unwrap_or_else(|e| panic!("{command}: {e}"));
@@ -61,8 +61,11 @@ fn the_kernel_is_put_right() {
     check(format!("ip addr flush dev {bridge}"), &wrong);
     check(format!("ip link set {bridge} down"), &wrong);
     check(format!("ip link set {c1} nomaster"), &unplugged);
-    check(format!("ip link del {bridge}"), &["bridge-missing", "cable-unplugged", "cable-unplugged"]);
-    check(format!("ip link add flh000000000000 master {bridge} type veth peer name flc000000000000"), &["device-left"]);
+    check(format!("ip link del {bridge}"), &["bridge-missing", "veth-detached", "veth-detached"]);
+    check(
+        format!("ip link add flh000000000000 master {bridge} type veth peer name flc000000000000"),
+        &["device-orphaned"],
+    );
     check("iptables -D FORWARD -j FLANNEL-DOCKER".to_owned(), &["rules-wrong"]);
     check("iptables -F FLANNEL-DOCKER".to_owned(), &["rules-wrong"]);
     check(format!("iptables -A FLANNEL-DOCKER -o {bridge} -j DROP"), &["rules-wrong"]);
@@ -109,7 +112,11 @@ fn the_state_is_put_right() {
 fn what_is_the_users_to_put_right_is_said() {
     let site = unattended();
     let (report, code) = site.doctor_json("").unwrap();
-    assert_eq!((report["problems"][0]["kind"].as_str(), code.as_str()), (Some("plugin-silent"), "1"), "{report:#}");
+    assert_eq!(
+        (report["problems"][0]["kind"].as_str(), code.as_str()),
+        (Some("plugin-unreachable"), "1"),
+        "{report:#}"
+    );
     site.machine().exec("sysctl -w net.ipv4.ip_forward=0").unwrap();
     assert_eq!(kinds(&site.doctor_json("").unwrap().0), ["no-forwarding"]);
     site.machine().exec("sysctl -w net.ipv4.ip_forward=1").unwrap();
@@ -122,16 +129,16 @@ fn what_is_the_users_to_put_right_is_said() {
     let endpoint = site.docker("inspect -f {{.NetworkSettings.Networks.net.EndpointID}} c1").unwrap();
     site.machine().exec(&format!("ip link del flh{}", &endpoint[..12])).unwrap();
     let (report, _) = site.doctor_json("-fix").unwrap();
-    assert_eq!(kinds(&report), ["cable-missing"]);
-    let remedy = report["problems"].as_array().unwrap().iter().find(|p| p["kind"] == "cable-missing").unwrap();
+    assert_eq!(kinds(&report), ["veth-missing"]);
+    let remedy = report["problems"].as_array().unwrap().iter().find(|p| p["kind"] == "veth-missing").unwrap();
     // Word for word what helps.
     let command = remedy["remedy"].as_str().unwrap().split('"').nth(1).unwrap();
     site.launch(&[]).unwrap();
     site.docker(command.strip_prefix("docker ").unwrap()).unwrap();
     site.ping("c1", "c2").unwrap();
-    assert_eq!(site.doctor(&[]).unwrap(), "all is well: 1 networks with 2 containers\n");
+    assert_eq!(site.doctor(&[]).unwrap(), "no problems found: 1 networks with 2 containers\n");
     site.end_docker(Signal::KILL).unwrap();
-    assert_eq!(kinds(&site.doctor_json("").unwrap().0), ["docker-silent"]);
+    assert_eq!(kinds(&site.doctor_json("").unwrap().0), ["docker-unreachable"]);
 }
 
 #[test]
@@ -186,7 +193,7 @@ fn ways_out_and_ports_are_put_right() {
     site.machine().exec("nft add table inet flannel-docker").unwrap();
     let (report, _) = site.doctor_json("-fix").unwrap();
     let fixed = report["fixed"][0].as_str().unwrap_or_default();
-    assert!(fixed.contains("it is left, and no network needs it"), "{report:#}");
+    assert!(fixed.contains("table inet flannel-docker is left over"), "{report:#}");
     site.launch(&[]).unwrap();
     site.leaves_nothing().unwrap();
 }

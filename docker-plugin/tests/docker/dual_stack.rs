@@ -1,6 +1,6 @@
 //! IPv6 beside IPv4: FLANNEL_IPV6_SUBNET.
 
-use flannel_lab::netns::IMAGE;
+use flannel_testbed::IMAGE;
 
 use crate::site::typed::check;
 use crate::site::{ENV, on_site};

@@ -2,7 +2,7 @@
 
 use std::process::Command;
 
-use flannel_lab::netns::{Result, Signal};
+use flannel_testbed::{Result, Signal};
 
 use crate::site::typed::{check, run};
 use crate::site::{Site, on_site, program};

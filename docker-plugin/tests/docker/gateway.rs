@@ -1,6 +1,6 @@
 //! `-o flannel.gateway=true`: one interface, the way out and the ports by the plugin.
 
-use flannel_lab::netns::{Result, Signal};
+use flannel_testbed::{Result, Signal};
 
 use crate::site::typed::{check, serves};
 use crate::site::{Site, on_site};

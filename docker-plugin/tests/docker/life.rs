@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use flannel_lab::netns::Error;
+use flannel_testbed::Error;
 
 use crate::site::on_site;
 use crate::site::typed::{check, serves};

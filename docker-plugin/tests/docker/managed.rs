@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
-use flannel_lab::netns::{Error, IMAGE, Lab, Machine, Result, SOON, eventually, output};
+use flannel_testbed::{Error, IMAGE, Lab, Machine, Result, SOON, eventually, output};
 
 use crate::site::typed::run;
 

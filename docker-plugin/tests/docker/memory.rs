@@ -4,7 +4,7 @@ use std::io::{Read as _, Write as _};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 
-use flannel_lab::netns::Signal;
+use flannel_testbed::Signal;
 use serde_json::{Value, json};
 
 use crate::site::Site;

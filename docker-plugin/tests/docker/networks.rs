@@ -1,6 +1,6 @@
 //! Networks without thinking, without IPAM, of other daemons, by compose; and kept apart.
 
-use flannel_lab::netns::{Context as _, Error, IMAGE, Result, Signal, eventually};
+use flannel_testbed::{Context as _, Error, IMAGE, Result, Signal, eventually};
 
 use crate::site::typed::check;
 use crate::site::{SOON, Site, on_site};

@@ -3,7 +3,7 @@
 use std::net::{SocketAddr, UdpSocket};
 use std::time::Duration;
 
-use flannel_lab::netns::{Context as _, Error, IMAGE, Lab, Result};
+use flannel_testbed::{Context as _, Error, IMAGE, Lab, Result};
 use serde_json::Value;
 
 use crate::site::typed::{check, serves};
@@ -114,7 +114,7 @@ fn ask(target: SocketAddr) -> Result<String> {
 }
 
 fn answers(what: &str, mut ask: impl FnMut() -> Result<String>) -> Result<()> {
-    flannel_lab::netns::eventually(what, crate::site::SOON, || match ask()?.as_str() {
+    flannel_testbed::eventually(what, crate::site::SOON, || match ask()?.as_str() {
         "echo hello" => Ok(()),
         other => Err(Error::new(other)),
     })

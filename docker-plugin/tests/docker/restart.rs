@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::time::Duration;
 
-use flannel_lab::netns::{Error, Lab, Result, Signal, eventually};
+use flannel_testbed::{Error, Lab, Result, Signal, eventually};
 
 use crate::site::{PATIENCE, Site};
 
@@ -273,7 +273,7 @@ fn flanneld() -> std::path::PathBuf {
 }
 
 /// A site with a flanneld of its own, and a container of another host.
-fn with_flanneld(body: impl FnOnce(&mut Site, &flannel_lab::netns::Pod) -> Result<()>) {
+fn with_flanneld(body: impl FnOnce(&mut Site, &flannel_testbed::Pod) -> Result<()>) {
     let lab = Lab::flat(2).unwrap();
     lab.configure(r#"{"Network": "10.5.0.0/16", "Backend": {"Type": "vxlan"}}"#).unwrap();
     lab.host(2).up(flanneld(), &[]).unwrap();
@@ -282,13 +282,13 @@ fn with_flanneld(body: impl FnOnce(&mut Site, &flannel_lab::netns::Pod) -> Resul
     body(&mut site, &pod).unwrap();
 }
 
-fn start_flanneld(site: &Site) -> Result<flannel_lab::netns::Daemon> {
+fn start_flanneld(site: &Site) -> Result<flannel_testbed::Daemon> {
     let daemon = site.lab.host(1).flanneld(flanneld()).subnet_file(site.subnet_file()).start()?;
     daemon.ready()?;
     Ok(daemon)
 }
 
-fn reaches_the_other_host(site: &Site, pod: &flannel_lab::netns::Pod) -> Result<()> {
+fn reaches_the_other_host(site: &Site, pod: &flannel_testbed::Pod) -> Result<()> {
     eventually("c1 reaches the other host", PATIENCE, || site.ping("c1", &pod.address().to_string()))?;
     let address = site.address("net", "c1")?;
     let report = pod.ping(address.parse::<std::net::Ipv4Addr>().unwrap(), 3)?;
@@ -323,7 +323,7 @@ fn flanneld_restarted_with_another_lease() {
         two(site)?;
         let old = site.address("net", "c1")?;
         daemon.stop()?;
-        let key = flannel_lab::netns::SubnetEnv::read(&site.subnet_file())?.key();
+        let key = flannel_testbed::SubnetEnv::read(&site.subnet_file())?.key();
         site.lab.etcd().delete(&key)?;
         // The daemon would ask for the subnet of its file again.
         std::fs::remove_file(site.subnet_file()).unwrap();

@@ -10,7 +10,7 @@ use std::process::ExitStatus;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use flannel_lab::netns::{
+use flannel_testbed::{
     Context as _, Dockerd, Error, Host, Lab, Machine, Process, Result, Segment, Signal, Snapshot, eventually,
 };
 use serde_json::{Value, json};

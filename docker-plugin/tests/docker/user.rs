@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use flannel_lab::netns::{Context as _, Error, IMAGE, Result, eventually};
+use flannel_testbed::{Context as _, Error, IMAGE, Result, eventually};
 
 use crate::site::typed::check;
 use crate::site::{SOON, on_site};

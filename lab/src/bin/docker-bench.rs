@@ -9,7 +9,7 @@ use std::path::Path;
 use std::process::{Command, ExitCode};
 use std::time::{Duration, Instant};
 
-use flannel_lab::netns::{Context as _, Error, IMAGE, Lab, Machine, Result, SOON, Segment, eventually, output};
+use flannel_testbed::{Context as _, Error, IMAGE, Lab, Machine, Result, SOON, Segment, eventually, output};
 
 const ROUNDS: usize = 15;
 const AT_ONCE: usize = 50;
@@ -102,7 +102,7 @@ fn bench(program: &Path, wanted: impl Fn(&str) -> bool) -> Result<()> {
     Ok(())
 }
 
-fn start(machine: &Machine, program: &Path) -> Result<flannel_lab::netns::Process> {
+fn start(machine: &Machine, program: &Path) -> Result<flannel_testbed::Process> {
     let dir = machine.run_directory().join("flannel");
     let written = std::fs::create_dir_all(&dir).and_then(|()| std::fs::write(dir.join("subnet.env"), ENV));
     written.context(|| dir.display().to_string())?;

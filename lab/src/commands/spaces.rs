@@ -12,10 +12,11 @@ use super::show;
 use crate::args::{Args, BACKENDS};
 use crate::faults::{self, Fault, Outcome};
 use crate::matrix::Matrix;
-use crate::netns::{Node, World, abandon};
 use crate::progress::{Progress, print};
 use crate::topology::Topology;
+use crate::world::{Node, World};
 use crate::{Error, Result, bench, keep, results};
+use flannel_testbed::abandon;
 
 /// The exit code of a program ended by Ctrl-C, as shells give it.
 const INTERRUPTED: i32 = 130;

@@ -3,7 +3,7 @@
 
 use super::{Fault, Needs, Promise, Scene};
 use crate::measure::{Ask, Check, TCP_BYTES, ask_all};
-use crate::netns::{Error, Result, eventually};
+use flannel_testbed::{Error, Result, eventually};
 
 /// The number of the container that the flow runs through.
 const FIRST: u8 = 1;

@@ -1,7 +1,7 @@
 //! What befalls etcd.
 
 use super::{Fault, Needs, Promise, Scene};
-use crate::netns::{Context, Error, Result, SOON, Signal, eventually};
+use flannel_testbed::{Context, Error, Result, SOON, Signal, eventually};
 
 /// Every host goes on with what it knows.
 fn nothing(_: &str) -> Option<Promise> {

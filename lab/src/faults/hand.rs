@@ -1,7 +1,7 @@
 //! What a foreign hand deletes or sets.
 
 use super::{Fault, Needs, Promise, Scene};
-use crate::netns::{Context, Error, Result};
+use flannel_testbed::{Context, Error, Result};
 
 /// flanneld looks after each loss the kernel tells it.
 const MENDED: Promise = Promise::heals("put back at once, flows within 3 s", 3.0);

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::{Fault, Limit, Needs, Promise, Scene};
-use crate::netns::{Context, Error, Result, SOON, Signal, eventually, holds};
+use flannel_testbed::{Context, Error, Result, SOON, Signal, eventually, holds};
 
 /// The backend whose daemon carries the packets itself.
 const USERSPACE: &str = "udp";

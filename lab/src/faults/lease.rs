@@ -2,7 +2,7 @@
 
 use super::host::{back, gone};
 use super::{Fault, Needs, Promise};
-use crate::netns::{Error, SOON};
+use flannel_testbed::{Error, SOON};
 
 /// The exit code of a daemon whose lease belongs to another host.
 const CONFLICT: i32 = 3;
@@ -21,7 +21,7 @@ pub(super) const FAULTS: &[Fault] = &[
             scene.world.etcd().delete(&key)?;
             back(scene, &key)?;
             let after = scene.world.etcd().get(&key)?;
-            let value = |kv: Option<crate::netns::KeyValue>| kv.map(|kv| kv.value);
+            let value = |kv: Option<flannel_testbed::KeyValue>| kv.map(|kv| kv.value);
             if value(before) == value(after) { Ok(()) } else { Err(Error::new("it came back changed")) }
         },
     },

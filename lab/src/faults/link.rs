@@ -2,7 +2,8 @@
 
 use super::host::share;
 use super::{Fault, Needs, Promise};
-use crate::netns::{Context, Error, SOON, eventually, limit};
+use crate::world::limit;
+use flannel_testbed::{Context, Error, SOON, eventually};
 
 pub(super) const FAULTS: &[Fault] = &[
     Fault {

@@ -8,8 +8,9 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use super::{Fault, Limit, Measured, Outcome, Promise, Scene, judge};
-use crate::netns::{Node, Result, World};
 use crate::topology::{HostSpec, Topology};
+use crate::world::{Node, World};
+use flannel_testbed::Result;
 
 /// A flow that has not healed so long after its limit will not.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -137,7 +138,7 @@ fn evidence(world: &World, outcome: &Outcome, directory: &Path) -> String {
     let written = world.write_diagnosis(&directory).and_then(|()| {
         let text = serde_json::to_string_pretty(outcome).unwrap_or_else(|error| error.to_string());
         std::fs::write(directory.join("outcome.json"), text)
-            .map_err(|error| crate::netns::Error::new(format!("{}: {error}", directory.display())))
+            .map_err(|error| flannel_testbed::Error::new(format!("{}: {error}", directory.display())))
     });
     match written {
         Ok(()) => directory.display().to_string(),

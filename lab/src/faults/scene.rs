@@ -6,7 +6,8 @@ use std::time::Duration;
 
 use super::{Measured, Newcomer, timeline};
 use crate::measure::{Flow, FlowReport, now};
-use crate::netns::{Context, Daemon, Error, Node, NodePod, Process, Result, SOON, World, eventually, holds};
+use crate::world::{Node, NodePod, World};
+use flannel_testbed::{Context, Daemon, Error, Process, Result, SOON, eventually, holds};
 
 /// What is looked at to say that a flow flows: so many answers in so long.
 const STEADY: (usize, Duration) = (30, Duration::from_millis(400));

@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
 
-use flannel_lab::netns::{Error, SOON, Signal, eventually};
+use flannel_testbed::{Error, SOON, Signal, eventually};
 
 /// A lab of this test's, and a directory for its results.
 struct Named {

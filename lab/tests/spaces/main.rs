@@ -7,8 +7,9 @@ mod report;
 
 use std::path::{Path, PathBuf};
 
-use flannel_lab::netns::{Error, Node, Result, World};
 use flannel_lab::topology::Topology;
+use flannel_lab::world::{Node, World};
+use flannel_testbed::{Error, Result};
 
 /// The daemon of the same build.
 fn flanneld() -> PathBuf {

@@ -9,7 +9,7 @@ use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|text: &str| {
     let Ok(config) = NetworkConfig::parse(text) else { return };
-    for range in config.ranges() {
+    for range in config.ranges.values() {
         assert!(range.network.contains(&range.min) && range.network.contains(&range.max));
         let picked = allocate::pick(range, [], &mut fastrand::Rng::with_seed(1));
         assert!(picked.is_none_or(|net| range.fits(&net)));

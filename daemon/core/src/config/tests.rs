@@ -1,9 +1,9 @@
-//! The recorded inputs of daemon/tests/vectors/recorded/config-validation with upstream's verdicts, and our words for them.
+//! The inputs of daemon/tests/vectors/recorded/config-validation with upstream's verdicts and our messages.
 
 use super::*;
 
 fn range(text: &str) -> Range {
-    NetworkConfig::parse(text).unwrap_or_else(|e| panic!("{text}: {e}")).v4.unwrap()
+    NetworkConfig::parse(text).unwrap_or_else(|e| panic!("{text}: {e}")).ranges.v4.unwrap()
 }
 
 fn says(text: &str) -> String {
@@ -69,8 +69,8 @@ fn a_missing_backend_is_udp_and_others_are_kept_as_written() {
 fn ipv6_has_the_same_rules() {
     let text = r#"{"EnableIPv6":true,"EnableIPv4":false,"IPv6Network":"fd00:5::/48"}"#;
     let config = NetworkConfig::parse(text).unwrap();
-    assert_eq!(config.v4, None);
-    let range = config.v6.unwrap();
+    assert_eq!(config.ranges.v4, None);
+    let range = config.ranges.v6.unwrap();
     assert_eq!((range.min, range.max), ("fd00:5:0:1::".parse().unwrap(), "fd00:5:0:ffff::".parse().unwrap()));
     assert_eq!(range.subnet_len, 64);
     assert!(range.fits(&"fd00:5:0:1::/64".parse().unwrap()) && !range.fits(&"fd00:5::/64".parse().unwrap()));

@@ -10,6 +10,7 @@ use std::fmt;
 use ipnet::IpNet;
 
 use super::{iptables, nft};
+use crate::family::Family;
 
 /// What the rules of one address family are to do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -71,11 +72,16 @@ impl fmt::Display for Purpose {
 }
 
 impl NetworkRules {
+    /// The address family of the rules.
+    pub fn family(&self) -> Family {
+        Family::of(self.network)
+    }
+
     /// The multicast range, which is never masqueraded.
     fn multicast(&self) -> &'static str {
-        match self.network {
-            IpNet::V4(_) => "224.0.0.0/4",
-            IpNet::V6(_) => "ff00::/8",
+        match self.family() {
+            Family::V4 => "224.0.0.0/4",
+            Family::V6 => "ff00::/8",
         }
     }
 
@@ -110,9 +116,9 @@ impl NetworkRules {
     /// The table of nftables.
     pub fn table(&self) -> nft::Table {
         let Self { network: net, subnet: pod, .. } = self;
-        let (ip, multicast) = (ip(net), self.multicast());
+        let (ip, multicast) = (ip(self.family()), self.multicast());
         let random = if self.random_fully { " fully-random" } else { "" };
-        let mut table = no_table(net);
+        let mut table = no_table(self.family());
         if self.masquerade {
             // The same six rules, for the same reasons, as the iptables chain FLANNEL-POSTRTG.
             table.chains.push(nft::Chain {
@@ -139,20 +145,20 @@ impl NetworkRules {
     }
 }
 
-fn ip(network: &IpNet) -> &'static str {
-    match network {
-        IpNet::V4(_) => "ip",
-        IpNet::V6(_) => "ip6",
+fn ip(family: Family) -> &'static str {
+    match family {
+        Family::V4 => "ip",
+        Family::V6 => "ip6",
     }
 }
 
-/// The absence of the nftables table of this network's address family.
-pub fn no_table(network: &IpNet) -> nft::Table {
-    let name = match network {
-        IpNet::V4(_) => "flannel-ipv4",
-        IpNet::V6(_) => "flannel-ipv6",
+/// The absence of the nftables table of this address family.
+pub fn no_table(family: Family) -> nft::Table {
+    let name = match family {
+        Family::V4 => "flannel-ipv4",
+        Family::V6 => "flannel-ipv6",
     };
-    nft::Table { family: ip(network), name: name.to_owned(), chains: Vec::new() }
+    nft::Table { family: ip(family), name: name.to_owned(), chains: Vec::new() }
 }
 
 #[cfg(test)]

@@ -2,8 +2,8 @@
 
 use std::fmt;
 
+use flannel_core::family::Family;
 use flannel_core::filter::iptables::{Chain, Saved, Table};
-use flannel_core::ipnet::IpNet;
 
 use super::FilterError;
 use crate::program::Program;
@@ -21,21 +21,11 @@ pub struct Iptables {
 }
 
 impl Iptables {
-    /// `iptables`; `remedy` says what to do where it is not installed.
-    pub fn v4(remedy: &'static str) -> Self {
-        Self { name: "iptables", save: "iptables-save", restore: "iptables-restore", remedy }
-    }
-
-    /// `ip6tables`.
-    pub fn v6(remedy: &'static str) -> Self {
-        Self { name: "ip6tables", save: "ip6tables-save", restore: "ip6tables-restore", remedy }
-    }
-
-    /// The one for this network's rules.
-    pub fn of(network: &IpNet, remedy: &'static str) -> Self {
-        match network {
-            IpNet::V4(_) => Self::v4(remedy),
-            IpNet::V6(_) => Self::v6(remedy),
+    /// `iptables` or `ip6tables`; `remedy` says what to do where it is not installed.
+    pub const fn new(family: Family, remedy: &'static str) -> Self {
+        match family {
+            Family::V4 => Self { name: "iptables", save: "iptables-save", restore: "iptables-restore", remedy },
+            Family::V6 => Self { name: "ip6tables", save: "ip6tables-save", restore: "ip6tables-restore", remedy },
         }
     }
 

@@ -5,7 +5,7 @@ use flannel_core::backend_config::BackendConfig;
 use flannel_core::lease::LeaseAttrs;
 
 const KEY: &str = "hSDwCYkwp1R0i33ctD73Wg2/Og0mOBr066SpjqqbTmo=";
-const BOTH: Own = Own { v4: true, v6: true, v6_public: true };
+const BOTH: Own = Own { families: Families::BOTH, v6_public: true };
 
 fn options(text: &str) -> Options {
     match BackendConfig::parse(&format!(r#"{{"Type":"wireguard"{text}}}"#)) {
@@ -17,7 +17,7 @@ fn options(text: &str) -> Options {
 fn backend(text: &str, own: Own) -> Wireguard {
     let options = options(text);
     let devices = devices(&options, own, 1500).unwrap();
-    let links = (4..).zip(&devices).map(|(n, d)| Tunnel { link: LinkIndex(n), v4: d.v4, v6: d.v6 }).collect();
+    let links = (4..).zip(&devices).map(|(n, d)| Tunnel { link: LinkIndex(n), families: d.families }).collect();
     Wireguard { links, shared: None, routes: Vec::new(), mtu: devices[0].spec.mtu, options, own }
 }
 
@@ -38,7 +38,7 @@ const DUAL: &str = "10.5.1.0-24&fd00:5:0:1::-64";
 
 /// Device, endpoint and subnets of each peer.
 fn peers(backend: &Wireguard, lease: &Lease) -> Vec<String> {
-    let entries = backend.entries(lease, Reach::default()).unwrap();
+    let entries = backend.entries(lease, Families::EMPTY).unwrap();
     let text = |entry: &Entry| match entry {
         Entry::Peer(p) => {
             format!("{} {} {}", p.link.0, p.endpoint, p.allowed.map(|a| a.to_string()).unwrap_or_default())
@@ -50,15 +50,16 @@ fn peers(backend: &Wireguard, lease: &Lease) -> Vec<String> {
 
 #[test]
 fn devices_by_mode() {
+    let families = |d: &Device| d.families.each().map(|f| f.to_string()).collect::<Vec<_>>().join("+");
     let names = |text: &str, own: Own| -> Result<Vec<String>, String> {
         let devices = devices(&options(text), own, 1500)?;
-        Ok(devices.iter().map(|d| format!("{} {} {} {}", d.spec.name, d.port, d.v4, d.v6)).collect())
+        Ok(devices.iter().map(|d| format!("{} {} {}", d.spec.name, d.port, families(d))).collect())
     };
-    let v4_only = Own { v6: false, v6_public: false, ..BOTH };
-    assert_eq!(names("", v4_only).unwrap(), ["flannel-wg 51820 true false"]);
-    assert_eq!(names("", BOTH).unwrap(), ["flannel-wg 51820 true false", "flannel-wg-v6 51821 false true"]);
-    assert_eq!(names(r#","Mode":"auto","ListenPort":7"#, BOTH).unwrap(), ["flannel-wg 7 true true"]);
-    assert_eq!(names(r#","Mode":"ipv4""#, v4_only).unwrap(), ["flannel-wg 51820 true false"]);
+    let v4_only = Own { families: Families::V4, v6_public: false };
+    assert_eq!(names("", v4_only).unwrap(), ["flannel-wg 51820 IPv4"]);
+    assert_eq!(names("", BOTH).unwrap(), ["flannel-wg 51820 IPv4", "flannel-wg-v6 51821 IPv6"]);
+    assert_eq!(names(r#","Mode":"auto","ListenPort":7"#, BOTH).unwrap(), ["flannel-wg 7 IPv4+IPv6"]);
+    assert_eq!(names(r#","Mode":"ipv4""#, v4_only).unwrap(), ["flannel-wg 51820 IPv4"]);
     assert!(names(r#","Mode":"ipv6""#, v4_only).unwrap_err().starts_with("Backend.Mode is ipv6"));
     assert_eq!(devices(&options(""), BOTH, 1500).unwrap()[0].spec.mtu, 1420);
     assert_eq!(devices(&options(r#","MTU":1400"#), BOTH, 1500).unwrap()[1].spec.mtu, 1320);
@@ -70,7 +71,7 @@ fn separate_devices_have_a_peer_each() {
     let lease = lease(DUAL, "192.0.2.7", Some("fd77::7"));
     let both = backend("", BOTH);
     assert_eq!(peers(&both, &lease), ["4 192.0.2.7:1111 10.5.1.0-24", "5 [fd77::7]:2222 0.0.0.0-0&fd00:5:0:1::-64"]);
-    let v4 = backend("", Own { v6: false, ..BOTH });
+    let v4 = backend("", Own { families: Families::V4, ..BOTH });
     assert_eq!(peers(&v4, &lease), ["4 192.0.2.7:1111 10.5.1.0-24"]);
 }
 
@@ -103,13 +104,13 @@ fn a_peer_has_the_shared_key_and_our_port_where_it_names_none() {
         psk: Some(psk.parse().unwrap()),
         keepalive: 25,
     };
-    assert_eq!(backend.entries(&old, Reach::default()), Ok(vec![Entry::Peer(Box::new(expected))]));
+    assert_eq!(backend.entries(&old, Families::EMPTY), Ok(vec![Entry::Peer(Box::new(expected))]));
 }
 
 #[test]
 fn bad_leases_say_why_and_other_backends_are_passed_over() {
-    let backend = backend("", Own { v6: false, ..BOTH });
-    let says = |lease: &Lease| backend.entries(lease, Reach::default()).unwrap_err().0;
+    let backend = backend("", Own { families: Families::V4, ..BOTH });
+    let says = |lease: &Lease| backend.entries(lease, Families::EMPTY).unwrap_err().0;
     let mut lease = lease(V4_ONLY, "0.0.0.0", None);
     assert_eq!(says(&lease), "it has no public address of the family that carries the tunnel");
     lease.attrs.backend_data = None;
@@ -117,5 +118,5 @@ fn bad_leases_say_why_and_other_backends_are_passed_over() {
     lease.attrs.backend_data = Some(r#"{"PublicKey":"x"}"#.into());
     assert!(says(&lease).starts_with("BackendData.PublicKey is \"x\""));
     lease.attrs.backend_type = "vxlan".into();
-    assert_eq!(backend.entries(&lease, Reach::default()), Ok(Vec::new()));
+    assert_eq!(backend.entries(&lease, Families::EMPTY), Ok(Vec::new()));
 }

@@ -67,15 +67,15 @@ fn a_range_that_was_asked_for_is_free_or_refused() {
 
 #[test]
 fn a_foreign_range_is_answered_with_the_commands_that_work() {
-    let foreign = |claims: &[Claim], v6: bool| {
+    let foreign = |claims: &[Claim], family: Family| {
         with(claims, &[], |a| {
-            let side = a.supply.lease.side(v6).unwrap();
+            let side = a.supply.lease.side(family).unwrap();
             a.supply.side(side, claims.to_vec()).foreign(net("192.168.0.0/24")).to_string()
         })
     };
-    let error = foreign(&[], false);
+    let error = foreign(&[], Family::V4);
     assert!(error.contains("--ipam-driver flannel NAME") && error.contains("-d flannel --subnet 10.5.72.0/24"));
-    let error = foreign(&[claim("10.5.72.0/25", None)], true);
+    let error = foreign(&[claim("10.5.72.0/25", None)], Family::V6);
     assert!(error.contains("--ipv6 --subnet 10.5.72.128/25 --subnet fd00:5:0:72::/64 NAME"), "{error}");
 }
 
@@ -83,7 +83,7 @@ fn a_foreign_range_is_answered_with_the_commands_that_work() {
 fn a_lease_of_one_family_refuses_the_other() {
     let lease = Lease { sides: vec![Side { network: net("10.5.0.0/16"), subnet: net("10.5.72.0/24") }], mtu: 1450 };
     let supply = Supply { driver: "flannel", flannel: None, lease: &lease, routes: &[] };
-    assert!(supply.family(false, "IPv4", Vec::new()).is_ok());
-    let error = supply.family(true, "IPv4", Vec::new()).unwrap_err().to_string();
+    assert!(supply.family(Family::V4, "IPv4", Vec::new()).is_ok());
+    let error = supply.family(Family::V6, "IPv4", Vec::new()).unwrap_err().to_string();
     assert!(error.contains("has no IPv6 part") && error.contains("--ipv6"), "{error}");
 }

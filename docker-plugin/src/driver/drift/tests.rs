@@ -116,7 +116,7 @@ fn each_thing_that_breaks_has_its_name() {
             network(f);
             f.docker.clear();
         }),
-        ["device-left", "device-left"]
+        ["device-orphaned", "device-orphaned"]
     );
     assert_eq!(
         broken(&|f| {
@@ -144,11 +144,11 @@ fn each_thing_that_breaks_has_its_name() {
     assert_eq!(broken(&|f| f.devices[0].mtu = 1500), ["bridge-wrong"]);
     assert_eq!(broken(&|f| f.devices[0].up = false), ["bridge-wrong"]);
     assert_eq!(broken(&|f| f.devices[0].addresses.clear()), ["bridge-wrong"]);
-    assert_eq!(broken(&|f| f.devices[1].bridge = None), ["cable-unplugged"]);
-    assert_eq!(broken(&|f| drop(f.devices.remove(1))), ["cable-missing"]);
+    assert_eq!(broken(&|f| f.devices[1].bridge = None), ["veth-detached"]);
+    assert_eq!(broken(&|f| drop(f.devices.remove(1))), ["veth-missing"]);
     assert_eq!(
         broken(&|f| f.devices.push(Owned { name: "flhffffffffffff".to_owned(), ..Owned::default() })),
-        ["device-left"]
+        ["device-orphaned"]
     );
 }
 

@@ -117,9 +117,9 @@ async fn removes_at_start_what_belongs_to_nothing() {
     let host = host.restart(None).await;
     // Not without asking Docker: a container may hang on it.
     assert_eq!(host.kernel().veths.len(), 2);
-    assert_eq!(kinds(&look_twice(&host).await.done), ["address-untaken", "device-left"]);
-    let cables: Vec<_> = host.kernel().veths.into_keys().map(|n| n.to_string()).collect();
-    assert_eq!(cables, ["flhe1e1e1e1e1e1"]);
+    assert_eq!(kinds(&check_twice(&host).await.repaired), ["address-untaken", "device-orphaned"]);
+    let veths: Vec<_> = host.kernel().veths.into_keys().map(|n| n.to_string()).collect();
+    assert_eq!(veths, ["flhe1e1e1e1e1e1"]);
 }
 
 #[tokio::test]
@@ -170,13 +170,13 @@ fn kinds(differences: &[Difference]) -> Vec<&'static str> {
 }
 
 /// Two looks, as far apart as they have to be.
-async fn look_twice(host: &Host) -> Looked {
-    let first = host.driver.look().await;
-    assert_eq!(first.done, [], "acted upon at first sight");
+async fn check_twice(host: &Host) -> CheckReport {
+    let first = host.driver.check().await;
+    assert_eq!(first.repaired, [], "acted upon at first sight");
     tokio::time::pause();
     tokio::time::advance(Duration::from_secs(6)).await;
     tokio::time::resume();
-    host.driver.look().await
+    host.driver.check().await
 }
 
 #[tokio::test]
@@ -186,10 +186,10 @@ async fn a_network_removed_in_our_absence_gives_up_its_lease() {
     host.network(N2, "10.5.72.128/25").await.unwrap();
     let _docker = docker_with(&host, vec![docker_network(N2, "10.5.72.128/25", &[])]);
     // Docker denies a network that it is still creating, so a young one is safe.
-    assert_eq!(host.driver.look().await.done, []);
+    assert_eq!(host.driver.check().await.repaired, []);
     assert!(matches!(host.pool("10.5.72.0/25").await, Err(Error::Taken { .. })));
     let host = host.restart(None).await;
-    assert_eq!(kinds(&host.driver.look().await.done), ["network-gone"]);
+    assert_eq!(kinds(&host.driver.check().await.repaired), ["network-gone"]);
     let left: Vec<_> = host.kernel().bridges.into_keys().map(|n| n.to_string()).collect();
     assert_eq!(left, ["fl-222222222222"]);
     assert_eq!(host.rules().bridges.len(), 1);
@@ -202,8 +202,8 @@ async fn where_docker_is_silent_a_network_stays() {
     let host = Host::new(V4);
     host.network(N1, "").await.unwrap();
     let host = host.restart(None).await;
-    let looked = host.driver.look().await;
-    assert!(looked.silent.is_some() && looked.done.is_empty(), "{looked:?}");
+    let looked = host.driver.check().await;
+    assert!(looked.docker_error.is_some() && looked.repaired.is_empty(), "{looked:?}");
     assert!(matches!(host.pool("").await, Err(Error::Taken { .. })));
 }
 
@@ -251,14 +251,14 @@ async fn a_container_gone_in_our_absence_gives_up_its_address() {
     assert_eq!(host.address(&pool, "").await.unwrap(), "10.5.72.4/24");
     let host = host.restart(None).await;
     let _docker = docker_with(&host, vec![docker_network(N1, "10.5.72.0/24", &[(E1, "10.5.72.2/24")])]);
-    let looked = look_twice(&host).await;
-    assert_eq!(kinds(&looked.done), ["endpoint-gone", "address-leaked"]);
+    let looked = check_twice(&host).await;
+    assert_eq!(kinds(&looked.repaired), ["endpoint-gone", "address-leaked"]);
     let state = host.driver.state();
     let taken: Vec<_> = state.pools[&pool].taken().map(|a| a.to_string()).collect();
     assert_eq!(taken, ["10.5.72.1", "10.5.72.2"]);
-    let cables: Vec<_> = host.kernel().veths.into_keys().map(|n| n.to_string()).collect();
-    assert_eq!(cables, ["flhe1e1e1e1e1e1"]);
-    assert_eq!(host.driver.look().await.done, []);
+    let veths: Vec<_> = host.kernel().veths.into_keys().map(|n| n.to_string()).collect();
+    assert_eq!(veths, ["flhe1e1e1e1e1e1"]);
+    assert_eq!(host.driver.check().await.repaired, []);
 }
 
 #[tokio::test]
@@ -269,11 +269,11 @@ async fn what_docker_does_meanwhile_is_no_difference() {
     let address = host.address(&pool, "").await.unwrap();
     host.endpoint(N1, E1, &address, "").await.unwrap();
     host.join(N1, E1).await.unwrap();
-    let looked = host.driver.look().await;
-    assert_eq!(kinds(&looked.suspected), ["endpoint-gone"]);
+    let looked = host.driver.check().await;
+    assert_eq!(kinds(&looked.unconfirmed), ["endpoint-gone"]);
     docker.set(vec![docker_network(N1, "10.5.72.0/24", &[(E1, "10.5.72.2/24")])]);
-    let looked = look_twice(&host).await;
-    assert_eq!((looked.done, looked.suspected), (Vec::new(), Vec::new()));
+    let looked = check_twice(&host).await;
+    assert_eq!((looked.repaired, looked.unconfirmed), (Vec::new(), Vec::new()));
     assert_eq!(host.driver.state().networks[N1].endpoints.len(), 1);
 }
 
@@ -289,7 +289,7 @@ async fn a_lost_state_is_had_again_from_docker() {
     let docker = docker_with(&host, vec![docker_network(N1, "10.5.72.0/24", &[(E1, "10.5.72.2/24")])]);
     let host = host.restart(None).await;
     assert!(host.dir.path().join("state/state.json.damaged-1").exists());
-    assert_eq!(kinds(&host.driver.look().await.done), ["network-unknown"]);
+    assert_eq!(kinds(&host.driver.check().await.repaired), ["network-unknown"]);
     let after = host.driver.state();
     assert_eq!(after.networks, before.networks);
     assert_eq!(host.kernel().bridges, kernel.bridges);
@@ -298,8 +298,8 @@ async fn a_lost_state_is_had_again_from_docker() {
     assert_eq!(host.driver.state().pools.keys().collect::<Vec<_>>(), [&pool]);
     // A network that is being removed does not come back.
     host.remove_network(N1, &pool).await;
-    let looked = look_twice(&host).await;
-    assert_eq!((kinds(&looked.done), host.driver.state().networks.len()), (Vec::new(), 0));
+    let looked = check_twice(&host).await;
+    assert_eq!((kinds(&looked.repaired), host.driver.state().networks.len()), (Vec::new(), 0));
     drop(docker);
 }
 
@@ -311,9 +311,9 @@ async fn a_bridge_that_somebody_changed_is_put_right() {
     host.join(N1, E1).await.unwrap();
     let kernel = host.kernel();
     host.driver.links.interfaces().bridges.clear();
-    assert_eq!(kinds(&host.driver.look().await.done), ["bridge-missing", "cable-unplugged"]);
+    assert_eq!(kinds(&host.driver.check().await.repaired), ["bridge-missing", "veth-detached"]);
     assert_eq!(host.kernel(), kernel);
     host.driver.links.interfaces().bridges.values_mut().for_each(|b| b.mtu = 1500);
-    assert_eq!(kinds(&host.driver.look().await.done), ["bridge-wrong"]);
+    assert_eq!(kinds(&host.driver.check().await.repaired), ["bridge-wrong"]);
     assert_eq!(host.kernel(), kernel);
 }

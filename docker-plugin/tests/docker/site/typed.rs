@@ -2,7 +2,7 @@
 
 use std::process::{Command, Stdio};
 
-use flannel_lab::netns::{Error, IMAGE, Result, Signal, eventually};
+use flannel_testbed::{Error, IMAGE, Result, Signal, eventually};
 
 use super::{PATIENCE, SOON, Site};
 

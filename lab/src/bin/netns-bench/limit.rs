@@ -7,7 +7,7 @@ use std::io::{IoSlice, Read as _, Write as _};
 use std::net::UdpSocket;
 use std::os::fd::{AsRawFd as _, FromRawFd as _, IntoRawFd as _};
 
-use flannel_lab::netns::{Context as _, Result};
+use flannel_testbed::{Context as _, Result};
 use nix::sys::socket::{ControlMessage, MsgFlags, SockaddrIn, sendmsg, setsockopt, sockopt};
 
 /// The size of its datagrams, in bytes; as the udp backend's with an MTU of 1500 outside.

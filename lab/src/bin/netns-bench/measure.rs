@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use flannel_lab::netns::{Context as _, Error, Namespace, Process, Result, SOON, eventually};
+use flannel_testbed::{Context as _, Error, Namespace, Process, Result, SOON, eventually};
 use nix::sys::socket::{ControlMessage, MsgFlags, MultiHeaders, SockaddrIn, sendmmsg, setsockopt, sockopt};
 
 /// What iperf3 saw.

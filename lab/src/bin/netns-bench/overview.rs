@@ -8,7 +8,7 @@ use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use flannel_lab::netns::{Context as _, Error, Host, Lab, Pod, Process, Result, SOON, Signal, eventually, output};
+use flannel_testbed::{Context as _, Error, Host, Lab, Pod, Process, Result, SOON, Signal, eventually, output};
 
 use crate::measure::tcp;
 

@@ -10,7 +10,7 @@ use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use flannel_lab::netns::{Context as _, Error, Lab, Pod, Process, Result, SOON, eventually, transfer};
+use flannel_testbed::{Context as _, Error, Lab, Pod, Process, Result, SOON, eventually, transfer};
 
 use crate::measure::{Flood, Sender, Tcp, flood, questions, tcp};
 use crate::overview::{kernel, mebi, reachable};

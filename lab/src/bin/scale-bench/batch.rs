@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use flannel_lab::netns::{Context as _, Error, Lab, Namespace, Result};
+use flannel_testbed::{Context as _, Error, Lab, Namespace, Result};
 
 use crate::lease::Absent;
 

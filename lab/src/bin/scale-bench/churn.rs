@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use flannel_lab::netns::{Error, Lab, Result};
+use flannel_testbed::{Error, Lab, Result};
 
 use crate::lease::{self, Absent};
 use crate::start;

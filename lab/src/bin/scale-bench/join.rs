@@ -6,7 +6,7 @@ use std::process::Stdio;
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
-use flannel_lab::netns::{Context as _, Error, Result, SOON};
+use flannel_testbed::{Context as _, Error, Result, SOON};
 
 use crate::lease::{self, Absent};
 use crate::{at, start};

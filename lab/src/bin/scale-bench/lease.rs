@@ -2,7 +2,7 @@
 
 use std::net::Ipv4Addr;
 
-use flannel_lab::netns::{Lab, Result};
+use flannel_testbed::{Lab, Result};
 
 const SUBNETS: &str = "/coreos.com/network/subnets/";
 /// How many keys one transaction of etcd takes.

@@ -4,7 +4,7 @@
 use std::path::Path;
 use std::process::Stdio;
 
-use flannel_lab::netns::{Context as _, Error, Lab, Result};
+use flannel_testbed::{Context as _, Error, Lab, Result};
 
 use crate::start;
 

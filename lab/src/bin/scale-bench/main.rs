@@ -18,7 +18,7 @@ mod start;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use flannel_lab::netns::{Context as _, Result};
+use flannel_testbed::{Context as _, Result};
 
 const SIZES: [usize; 4] = [100, 1000, 5000, 20_000];
 /// Of the table of joins.

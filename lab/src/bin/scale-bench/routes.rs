@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 use std::time::Instant;
 
-use flannel_lab::netns::{Context as _, Namespace, Result};
+use flannel_testbed::{Context as _, Namespace, Result};
 
 use crate::lease::Absent;
 

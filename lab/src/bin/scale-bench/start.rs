@@ -5,7 +5,7 @@ use std::net::{Ipv4Addr, TcpStream};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use flannel_lab::netns::{Context as _, Daemon, Error, Host, Lab, Result};
+use flannel_testbed::{Context as _, Daemon, Error, Host, Lab, Result};
 
 use crate::batch;
 use crate::lease::{self, Absent};
