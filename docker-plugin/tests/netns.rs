@@ -157,6 +157,40 @@ fn a_veth_is_attached_and_attached_again() {
     });
 }
 
+/// rtnetlink's handle let a second dump fail with EBUSY while the first still ran.
+#[test]
+fn concurrent_lists_are_complete() {
+    in_namespace(|| async {
+        let links = Netlink::open("/state").unwrap();
+        links.ensure_bridge(&bridge(&["10.5.72.1/24"], 1450)).await.unwrap();
+        // More devices than fit into one datagram of a dump.
+        let batch: String = (0..100).map(|n| format!("link add a{n} type veth peer name b{n}\n")).collect();
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), batch).unwrap();
+        sh("ip", &["-batch", file.path().to_str().unwrap()]);
+        let lists = (links.owned(), links.owned(), links.routes(), links.owned());
+        let (first, second, routes, third) = tokio::join!(lists.0, lists.1, lists.2, lists.3);
+        for owned in [first, second, third] {
+            assert_eq!(owned.unwrap().len(), 1);
+        }
+        routes.unwrap();
+    });
+}
+
+#[test]
+fn a_join_takes_few_round_trips() {
+    in_namespace(|| async {
+        let links = Netlink::open("/state").unwrap();
+        let spec = bridge(&["10.5.72.1/24"], 1450);
+        links.ensure_bridge(&spec).await.unwrap();
+        let before = links.round_trips();
+        links.ensure_bridge(&spec).await.unwrap();
+        links.create_veth(&veth(1450)).await.unwrap();
+        let taken = links.round_trips() - before;
+        assert!(taken <= 5, "{taken} round trips");
+    });
+}
+
 #[test]
 fn only_our_own_devices_are_ours() {
     in_namespace(|| async {
