@@ -1,19 +1,23 @@
 //! The ways packets get to other hosts.
 //!
-//! A backend is set up in two steps around the lease, because some need the lease for their device and others their
-//! device for the lease: [`prepare`] makes what the lease's attributes need, [`Prepared::attach`] the rest, and gives
-//! the [`Backend`]: a pure function from a remote lease to entries. Attaching again is how a lost device comes back.
+//! A backend is a file of its own and a line in [`BACKENDS`]. It is set up in two steps around the lease, because some
+//! need the lease for their device and others their device for the lease: [`Configured::prepare`] creates what the
+//! lease's attributes need, [`Backend::attach`] the rest, and returns the [`Attached`] backend: a pure function from a
+//! remote lease to entries. A lost device is re-created by attaching again.
 
 use std::net::Ipv4Addr;
+use std::path::PathBuf;
 
-use flannel_core::backend_config::BackendConfig;
+use flannel_core::backend_config::{self, BadBackend, Fields};
 use flannel_core::config::NetworkConfig;
 use flannel_core::entry::Entry;
-use flannel_core::family::{Families, Family};
+use flannel_core::family::Families;
 use flannel_core::ipnet::IpNet;
 use flannel_core::key::SubnetKey;
-use flannel_core::lease::{BadLease, ExtensionData, Lease, LeaseAttrs, VxlanData};
+use flannel_core::lease::{BadLease, Lease, LeaseAttrs};
+use futures_util::future::LocalBoxFuture;
 
+use crate::data_plane::DataPlane;
 use crate::error::Error;
 use crate::kernel::netlink::Netlink;
 use crate::kernel::{KernelError, Scope};
@@ -28,153 +32,149 @@ pub mod udp;
 pub mod vxlan;
 pub mod wireguard;
 
-/// A backend at work.
+/// The backends of this build.
+const BACKENDS: &[Kind] =
+    &[vxlan::KIND, host_gw::KIND, udp::KIND, alloc::KIND, extension::KIND, ipip::KIND, wireguard::KIND];
+
+/// A backend's line in the table.
+#[derive(Clone, Copy)]
+pub struct Kind {
+    /// Its name in the config and in leases.
+    pub name: &'static str,
+    /// The devices it creates, so that those of an earlier run are recognised.
+    pub devices: &'static [DevicePattern],
+    /// Reads its options from the config and returns what sets it up.
+    pub read: fn(&mut Fields<'_>) -> Prepare,
+}
+
+/// Devices of the kernel that a backend creates.
+#[derive(Debug, Clone, Copy)]
+pub struct DevicePattern {
+    /// The kind as `ip -d link` shows it.
+    pub kind: &'static str,
+    /// The name, or the part of it before a number.
+    pub prefix: &'static str,
+}
+
+/// What a backend is built on.
+pub struct Context {
+    /// The kernel.
+    pub kernel: Netlink,
+    /// The network's config.
+    pub config: NetworkConfig,
+    /// The interface that carries the traffic between hosts.
+    pub uplink: ExternalInterface,
+    /// Directory for state that survives a reboot.
+    pub state_dir: PathBuf,
+    /// Whether checksum offload of devices is switched, and to what.
+    pub tx_checksum: Option<bool>,
+    /// Descriptors that survive the daemon.
+    pub descriptors: DescriptorStore,
+}
+
+/// Sets up a backend with the options it has read.
+pub type Prepare = Box<dyn for<'a> FnOnce(&'a Context) -> LocalBoxFuture<'a, Result<Box<dyn Backend>, Error>>>;
+
+/// A backend with the options of a config.
+pub struct Configured {
+    /// The backend's name.
+    pub name: &'static str,
+    prepare: Prepare,
+}
+
+impl Configured {
+    /// Reads the `Backend` object of the config.
+    pub fn parse(text: &str) -> Result<Self, BadBackend> {
+        let kinds: Vec<_> =
+            BACKENDS.iter().map(|kind| backend_config::Kind { name: kind.name, read: kind.read }).collect();
+        let (name, prepare) = backend_config::parse(text, &kinds)?;
+        Ok(Self { name, prepare })
+    }
+
+    /// First step: what must exist before a lease can be acquired.
+    pub async fn prepare(self, context: &Context) -> Result<Box<dyn Backend>, Error> {
+        (self.prepare)(context).await
+    }
+}
+
+/// Whether a device is of a kind and a name that one of the backends creates.
+pub fn creates_device(kind: &str, name: &str) -> bool {
+    let fits = |pattern: &DevicePattern| {
+        let rest = name.strip_prefix(pattern.prefix).filter(|_| pattern.kind == kind);
+        rest.is_some_and(|rest| rest.is_empty() || pattern.prefix.ends_with('.'))
+    };
+    BACKENDS.iter().flat_map(|kind| kind.devices).any(fits)
+}
+
+/// A backend that has what its lease's attributes need.
 pub trait Backend {
+    /// What this host publishes in its lease, given the part that is the same for all backends.
+    fn attrs(&self, plain: LeaseAttrs) -> LeaseAttrs;
+
+    /// Second step: everything else. May be repeated, and leaves alone what is right.
+    fn attach<'a>(
+        &'a mut self,
+        context: &'a Context,
+        lease: SubnetKey,
+    ) -> LocalBoxFuture<'a, Result<Box<dyn Attached>, Error>>;
+
+    /// Whether its devices are as [`Backend::attach`] left them.
+    fn is_intact<'a>(&'a self, kernel: &'a Netlink) -> LocalBoxFuture<'a, Result<bool, KernelError>> {
+        let _ = kernel;
+        Box::pin(async { Ok(true) })
+    }
+
+    /// Whether devices of an earlier run with another backend are to be removed.
+    fn replaces_devices(&self) -> bool {
+        true
+    }
+
+    /// Last step, at shutdown: removes what shall not outlive the daemon.
+    fn detach<'a>(&'a self, kernel: &'a Netlink) -> LocalBoxFuture<'a, ()> {
+        let _ = kernel;
+        Box::pin(async {})
+    }
+}
+
+/// A backend with its lease.
+pub trait Attached {
     /// The MTU of containers' interfaces, in bytes.
     fn mtu(&self) -> u32;
 
     /// Where its entries are in the kernel.
     fn scope(&self) -> Scope;
 
-    /// Entries that stand whatever leases there are.
-    fn standing(&self) -> Vec<Entry> {
+    /// Where its entries go: the kernel, unless it says otherwise.
+    fn data_plane(&self, kernel: &Netlink) -> DataPlane {
+        DataPlane::new(kernel.clone())
+    }
+
+    /// Entries that are installed whatever leases there are.
+    fn static_entries(&self) -> Vec<Entry> {
         Vec::new()
     }
 
-    /// Whether [`Backend::entries`] depends on which hosts are on the same link.
-    fn wants_reach(&self) -> bool {
+    /// Whether [`Attached::entries`] depends on which hosts are on the same link.
+    fn needs_reach(&self) -> bool {
         false
     }
 
     /// The entries a remote lease needs; none for a lease of another backend. `on_link` has the families by which its
-    /// host is reached without a gateway; none unless [`Backend::wants_reach`].
+    /// host is reached without a gateway; none unless [`Attached::needs_reach`].
     fn entries(&self, remote: &Lease, on_link: Families) -> Result<Vec<Entry>, BadLease>;
 
-    /// Whether [`Backend::follow`] is to be told.
-    fn follows(&self) -> bool {
-        false
-    }
-
-    /// Told, after each change, all remote leases that are to be connected: for a backend whose connections are no
+    /// Called after each change with all remote leases that are to be connected, for a backend whose connections are not
     /// entries. Returns at once.
-    fn follow(&self, remote: Vec<Lease>) {
-        drop(remote);
-    }
-
-    /// The proxy's table, for a backend whose tunnels are not the kernel's.
-    fn tunnels(&self) -> Option<&udp::Tunnels> {
-        None
+    fn on_leases(&self, remote: &mut dyn Iterator<Item = &Lease>) {
+        let _ = remote;
     }
 }
 
-/// A backend that has what its lease's attributes need.
-pub enum Prepared {
-    /// With its VTEP.
-    Vxlan(vxlan::Prepared),
-    /// Needs nothing.
-    HostGw(host_gw::HostGw),
-    /// Needs nothing yet.
-    Udp(udp::Prepared),
-    /// Needs nothing.
-    Alloc(alloc::Alloc),
-    /// With what its pre-startup command said.
-    Extension(extension::Prepared),
-    /// With its device.
-    Ipip(ipip::Prepared),
-    /// With its devices and its key.
-    Wireguard(wireguard::Prepared),
-}
-
-/// First step: what must be there before a lease can be taken.
-pub async fn prepare(
-    kernel: &Netlink,
-    config: &NetworkConfig,
-    backend: &BackendConfig,
-    uplink: &ExternalInterface,
-    vteps: vxlan::VtepOptions,
-    store: &DescriptorStore,
-) -> Result<Prepared, Error> {
-    Ok(match backend {
-        BackendConfig::Vxlan(options) => {
-            Prepared::Vxlan(vxlan::Prepared::new(kernel, options, uplink, vteps).await.map_err(setup("vxlan"))?)
-        }
-        BackendConfig::HostGw => Prepared::HostGw(host_gw::HostGw::new(config, uplink)?),
-        BackendConfig::Udp(options) => Prepared::Udp(udp::Prepared::new(options, uplink, store.clone())?),
-        BackendConfig::Alloc => Prepared::Alloc(alloc::Alloc::new(uplink)),
-        BackendConfig::Extension(options) => Prepared::Extension(extension::Prepared::new(options, uplink).await?),
-        BackendConfig::Ipip(options) => Prepared::Ipip(ipip::Prepared::new(kernel, options, uplink).await?),
-        BackendConfig::Wireguard(options) => {
-            Prepared::Wireguard(wireguard::Prepared::new(kernel, options, uplink).await?)
-        }
-    })
-}
-
-impl Prepared {
-    /// What this host tells the others.
-    pub fn attrs(&self, uplink: &ExternalInterface) -> LeaseAttrs {
-        let plain = LeaseAttrs {
-            public_ipv6: uplink.v6.map(|a| a.public),
-            ..LeaseAttrs::new(uplink.v4.map_or(Ipv4Addr::UNSPECIFIED, |a| a.public))
-        };
-        match self {
-            Self::Vxlan(vxlan) => LeaseAttrs {
-                backend_type: "vxlan".into(),
-                backend_data: vxlan.data(Family::V4).map(VxlanData::to_json),
-                backend_v6_data: vxlan.data(Family::V6).map(VxlanData::to_json),
-                ..plain
-            },
-            Self::Wireguard(wireguard) => LeaseAttrs {
-                backend_type: "wireguard".into(),
-                backend_data: uplink.v4.map(|_| wireguard.data(Family::V4).to_json()),
-                backend_v6_data: uplink.v6.map(|_| wireguard.data(Family::V6).to_json()),
-                ..plain
-            },
-            Self::Ipip(_) => LeaseAttrs { backend_type: "ipip".into(), ..plain },
-            Self::HostGw(_) => LeaseAttrs { backend_type: "host-gw".into(), ..plain },
-            Self::Extension(extension) => LeaseAttrs {
-                backend_type: "extension".into(),
-                backend_data: extension.data().map(ExtensionData::to_json),
-                ..plain
-            },
-            // parity: upstream leaves BackendType out for these two.
-            Self::Udp(_) | Self::Alloc(_) => plain,
-        }
-    }
-
-    /// Whether its devices are as they were made.
-    pub async fn stands(&self, kernel: &Netlink) -> Result<bool, KernelError> {
-        match self {
-            Self::Vxlan(vxlan) => vxlan.stands(kernel).await,
-            Self::Udp(udp) => udp.stands(kernel).await,
-            Self::Ipip(ipip) => ipip.stands(kernel).await,
-            Self::Wireguard(wireguard) => wireguard.stands(kernel).await,
-            Self::HostGw(_) | Self::Alloc(_) | Self::Extension(_) => Ok(true),
-        }
-    }
-
-    /// Second step: everything else. May be repeated, and leaves alone what is right.
-    pub async fn attach(
-        &mut self,
-        kernel: &Netlink,
-        config: &NetworkConfig,
-        lease: SubnetKey,
-    ) -> Result<Box<dyn Backend>, Error> {
-        Ok(match self {
-            Self::Vxlan(vxlan) => Box::new(vxlan.attach(kernel, config, lease).await.map_err(setup("vxlan"))?),
-            Self::HostGw(host_gw) => Box::new(host_gw.clone()),
-            Self::Udp(udp) => Box::new(udp.attach(kernel, config, lease).await?),
-            Self::Alloc(alloc) => Box::new(*alloc),
-            Self::Extension(extension) => Box::new(extension.attach(config, lease).await?),
-            Self::Ipip(ipip) => Box::new(ipip.attach(kernel, config, lease).await?),
-            Self::Wireguard(wireguard) => Box::new(wireguard.attach(kernel, config, lease).await?),
-        })
-    }
-
-    /// Last step, when the daemon is told to end: what shall not outlive it.
-    pub async fn detach(&self, kernel: &Netlink) {
-        if let Self::Wireguard(wireguard) = self {
-            wireguard.detach(kernel).await;
-        }
+/// The part of the lease's attributes that is the same for all backends.
+pub fn plain_attrs(uplink: &ExternalInterface) -> LeaseAttrs {
+    LeaseAttrs {
+        public_ipv6: uplink.v6.map(|a| a.public),
+        ..LeaseAttrs::new(uplink.v4.map_or(Ipv4Addr::UNSPECIFIED, |a| a.public))
     }
 }
 
@@ -185,4 +185,26 @@ fn setup(backend: &'static str) -> impl Fn(KernelError) -> Error {
 /// The first address of a subnet, alone: what the flannel device of a host is called by.
 fn base(subnet: IpNet) -> IpNet {
     IpNet::from(subnet.network())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn devices_of_earlier_runs_are_recognised() {
+        for (kind, name, ours) in [
+            ("vxlan", "flannel.1", true),
+            ("vxlan", "flannel-v6.7", true),
+            ("vxlan", "vxlan0", false),
+            ("bridge", "flannel.1", false),
+            ("ipip", "flannel.ipip", true),
+            ("ipip", "flannel.ipip2", false),
+            ("wireguard", "flannel-wg", true),
+            ("wireguard", "flannel-wg-v6", true),
+            ("wireguard", "flannel-wg2", false),
+        ] {
+            assert_eq!(creates_device(kind, name), ours, "{kind} {name}");
+        }
+    }
 }

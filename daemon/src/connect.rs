@@ -1,6 +1,6 @@
-//! What a remote lease asks of the kernel: the backend's entries for it, or a word about why it is not connected.
+//! The entries of remote leases, or the reason why one is not connected.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 use std::net::IpAddr;
 
 use flannel_core::entry::Entry;
@@ -8,32 +8,33 @@ use flannel_core::family::{Families, Family};
 use flannel_core::key::SubnetKey;
 use flannel_core::lease::{BadLease, Lease, LeaseAttrs};
 
-use crate::backend::Backend;
+use crate::backend::Attached;
 use crate::kernel::KernelError;
 use crate::kernel::netlink::Netlink;
+use flannel_host::say_once::SayOnce;
 
 /// What is known about remote leases beyond what they say.
 pub struct Connections {
     own: LeaseAttrs,
-    /// Which hosts are on our link, as far as asked since the last look.
+    /// Which hosts are on our link, as far as asked since the last comparison.
     on_link: HashMap<IpAddr, bool>,
-    /// The leases that are not connected, and what was said about them.
-    complaints: BTreeMap<SubnetKey, String>,
+    /// The leases that are not connected, and why.
+    unusable: SayOnce<SubnetKey>,
 }
 
 impl Connections {
     /// Of the host whose lease says this.
     pub fn new(own: LeaseAttrs) -> Self {
-        Self { own, on_link: HashMap::new(), complaints: BTreeMap::new() }
+        Self { own, on_link: HashMap::new(), unusable: SayOnce::default() }
     }
 
-    /// The routes to other hosts may be others now.
+    /// The routes to other hosts may have changed.
     pub fn forget_reach(&mut self) {
         self.on_link.clear();
     }
 
-    /// Asks the kernel how the hosts of these leases are reached, all at once; needed before their entries are asked
-    /// for by a backend that looks at the reach.
+    /// Asks the kernel how the hosts of these leases are reached, all at once; required before a backend that
+    /// needs the reach is asked for their entries.
     pub async fn learn_reach<'a>(
         &mut self,
         kernel: &Netlink,
@@ -50,9 +51,9 @@ impl Connections {
         Ok(())
     }
 
-    /// The entries of a lease; none for one that can't be used, which is told once.
-    pub fn entries(&mut self, backend: &dyn Backend, lease: &Lease) -> Option<Vec<Entry>> {
-        let entries = if let Some(ip) = self.would_swallow(lease) {
+    /// The entries of a lease; none for one that cannot be used, which is logged once.
+    pub fn entries(&mut self, backend: &dyn Attached, lease: &Lease) -> Option<Vec<Entry>> {
+        let entries = if let Some(ip) = self.captured_address(lease) {
             Err(BadLease(format!("its subnet covers {ip}, by which hosts reach each other; delete the lease")))
         } else if self.claims_to_be_us(lease) {
             Err(BadLease(
@@ -63,47 +64,40 @@ impl Connections {
         };
         match entries {
             Ok(entries) => {
-                self.gone(&lease.key);
+                self.forget(&lease.key);
                 Some(entries)
             }
             Err(bad) => {
-                self.complain(lease, bad.0);
+                if self.unusable.is_news(lease.key, &bad.0) {
+                    tracing::warn!(lease = %lease.key, "lease {} is not connected: {}", lease.key, bad.0);
+                }
                 None
             }
         }
     }
 
-    /// A lease went, and with it what was said about it.
-    pub fn gone(&mut self, key: &SubnetKey) {
-        if !self.complaints.is_empty() {
-            self.complaints.remove(key);
-        }
+    /// A lease is gone.
+    pub fn forget(&mut self, key: &SubnetKey) {
+        self.unusable.clear(key);
     }
 
     /// Whether a lease is among those not connected.
     pub fn is_unusable(&self, key: &SubnetKey) -> bool {
-        self.complaints.contains_key(key)
+        self.unusable.get(key).is_some()
     }
 
     /// How many leases are not connected.
     pub fn unusable(&self) -> usize {
-        self.complaints.len()
+        self.unusable.len()
     }
 
-    /// Keeps what was said about these leases.
+    /// Forgets the leases that are gone.
     pub fn retain(&mut self, is_there: impl Fn(&SubnetKey) -> bool) {
-        self.complaints.retain(|key, _| is_there(key));
+        self.unusable.retain(is_there);
     }
 
-    fn complain(&mut self, lease: &Lease, why: String) {
-        if self.complaints.get(&lease.key) != Some(&why) {
-            tracing::warn!(lease = %lease.key, "lease {lease} is not connected: {why}");
-            self.complaints.insert(lease.key, why);
-        }
-    }
-
-    /// The public address, ours or its own, that a route to this lease's subnet would draw into the tunnel.
-    fn would_swallow(&self, lease: &Lease) -> Option<IpAddr> {
+    /// The public address, ours or its own, that a route to this lease's subnet would capture.
+    fn captured_address(&self, lease: &Lease) -> Option<IpAddr> {
         let both = |net| [self.own.public(&net), lease.attrs.public(&net)].map(|ip| (net, ip));
         lease.key.nets().flat_map(both).find_map(|(net, ip)| ip.filter(|ip| net.contains(ip)))
     }
@@ -114,7 +108,7 @@ impl Connections {
             || (own.public_ipv6 == theirs.public_ipv6 && own.public_ipv6.is_some())
     }
 
-    /// A host without any route is left to the tunnel.
+    /// A host without any route is reached through the tunnel.
     fn on_link(&self, lease: &Lease) -> Families {
         let is_on_link = |ip: IpAddr| self.on_link.get(&ip).copied().unwrap_or(false);
         let of_family = |family: &Family| lease.attrs.public(*family).is_some_and(is_on_link);

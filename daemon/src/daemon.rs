@@ -1,41 +1,43 @@
-//! The story of a flannel host: read the config, take a lease, connect it to the others, keep it.
+//! The life of a flannel host: read the config, acquire a lease, connect it to the others, keep it.
 //!
 //! Start-up order is upstream's (docs/upstream.md, section 0). Above the line "from here on the host is changed" nothing
-//! touches the system; `subnet.env`, which tells the host that its network is ready, is written last of all.
+//! touches the system; `subnet.env`, the sign that the network is ready, is written last.
 
 use std::time::Duration;
 
-use flannel_core::backend_config::BackendConfig;
 use flannel_core::config::NetworkConfig;
 use flannel_core::lease::LeaseAttrs;
 use flannel_core::subnet_env::{PreviousSubnets, SubnetEnv};
 use tokio::sync::{Notify, mpsc};
 use tokio_util::sync::CancellationToken;
 
-use crate::backend;
-use crate::backend::vxlan::{MacFiles, VtepOptions};
+use crate::backend::{Configured, Context, creates_device, plain_attrs};
 use crate::docker_plugin;
 use crate::error::Error;
 use crate::filter::Filter;
 use crate::keeper::Keeper;
 use crate::kernel::netlink::Netlink;
 use crate::opts::Options;
-use crate::programme::{Host, Programme};
 use crate::ready::{self, Readiness};
 use crate::service_manager::ServiceManager;
 use crate::subnet::{OwnLease, SubnetManager};
+use crate::sync::{Host, Sync};
 use crate::uplink;
 use flannel_host::backoff::Backoff;
 use flannel_host::files;
+use flannel_host::say_once::SayOnce;
 use flannel_store::etcd::EtcdStore;
 use flannel_store::follow::follow;
 use flannel_store::leases::{Listed, StoreError, SubnetStore};
 
-/// How many updates may wait for the programming before the watch waits.
-const UPDATES: usize = 1024;
+/// How many updates may be queued before the watch waits.
+const MAX_UPDATES: usize = 1024;
 
-/// Runs the daemon until `shutdown`. Device, routes, rules, lease and `subnet.env` stay behind, so that containers go
-/// on talking; only the udp backend's device ends with the daemon.
+/// What the log and the service manager are told at shutdown.
+pub const SHUTTING_DOWN: &str = "shutting down: device, routes, rules and lease stay in effect";
+
+/// Runs the daemon until `shutdown`. Device, routes, rules, lease and `subnet.env` stay behind, so that containers stay
+/// connected; only the udp backend's device ends with the daemon.
 pub async fn run(options: &Options, manager: &ServiceManager, shutdown: &CancellationToken) -> Result<(), Error> {
     let store = EtcdStore::new(&options.etcd)?;
     let readiness = Readiness::default();
@@ -43,41 +45,41 @@ pub async fn run(options: &Options, manager: &ServiceManager, shutdown: &Cancell
         let served = ready::serve_health(listen, readiness.clone(), shutdown.clone()).await;
         served.map_err(|e| Error::Healthz(listen, e))?;
     }
-    let daemon = async {
+    let served = async {
         let network = tokio::select! {
             network = start(options, &store, manager) => network?,
             () = shutdown.cancelled() => return Ok(()),
         };
         serve(options, &store, network, &readiness, manager, shutdown).await
     };
-    let daemon = async {
-        let result = daemon.await;
+    let reported = async {
+        let result = served.await;
         match &result {
-            Ok(()) => manager.stopping("told to end: device, routes, rules and lease stay in force"),
+            Ok(()) => manager.stopping(SHUTTING_DOWN),
             Err(error) => manager.stopping(&error.to_string()),
         }
         result
     };
     if !options.docker_plugin {
-        return daemon.await;
+        return reported.await;
     }
     // The plugin ends with the daemon, whatever ends the daemon.
     let plugin_shutdown = CancellationToken::new();
-    let daemon = async {
-        let result = daemon.await;
+    let with_plugin = async {
+        let result = reported.await;
         plugin_shutdown.cancel();
         result
     };
-    tokio::join!(daemon, docker_plugin::supervise(options, &plugin_shutdown)).0
+    tokio::join!(with_plugin, docker_plugin::supervise(options, &plugin_shutdown)).0
 }
 
-/// `-check-config`: the verdict on flags and config in words; nothing is changed and nothing waited for.
+/// `-check-config`: checks flags and config and describes them; nothing is changed and nothing waited for.
 pub async fn check(options: &Options) -> Result<String, Error> {
     let store = EtcdStore::new(&options.etcd)?;
     let key = store.config_key().to_owned();
     let text = store.config().await?;
     let config = NetworkConfig::parse(&text).map_err(|source| Error::Config { key: key.clone(), source })?;
-    let backend = BackendConfig::parse(&config.backend).map_err(|source| Error::Backend { key, source })?;
+    let backend = Configured::parse(&config.backend).map_err(|source| Error::Backend { key, source })?;
     let kernel = Netlink::open().map_err(|e| Error::System(e.to_string()))?;
     let uplink = uplink::choose(&kernel, &options.iface, config.ranges.families()).await?;
     Ok(format!("{}; external interface {}, MTU {}", describe(&config, &backend), uplink.name, uplink.mtu))
@@ -87,8 +89,8 @@ pub async fn check(options: &Options) -> Result<String, Error> {
 struct Network {
     host: Host,
     filter: Filter,
-    held: OwnLease,
-    /// The leases as they were when ours was taken.
+    lease: OwnLease,
+    /// The leases as they were when ours was acquired.
     listed: Option<Listed>,
 }
 
@@ -96,8 +98,8 @@ async fn start(options: &Options, store: &EtcdStore, manager: &ServiceManager) -
     manager.status(&format!("waiting for the config {} in etcd", store.config_key()));
     let config = wait_for_config(store).await?;
     let bad_backend = |source| Error::Backend { key: store.config_key().to_owned(), source };
-    let backend_config = BackendConfig::parse(&config.backend).map_err(bad_backend)?;
-    tracing::info!("config: {}", describe(&config, &backend_config));
+    let configured = Configured::parse(&config.backend).map_err(bad_backend)?;
+    tracing::info!("config: {}", describe(&config, &configured));
     let kernel = Netlink::open().map_err(|e| Error::System(e.to_string()))?;
     let uplink = uplink::choose(&kernel, &options.iface, config.ranges.families()).await?;
     let publics: Vec<_> = uplink.publics().map(|ip| ip.to_string()).collect();
@@ -105,28 +107,32 @@ async fn start(options: &Options, store: &EtcdStore, manager: &ServiceManager) -
     let previous = previous_subnets(options);
 
     // From here on the host is changed.
-    let vteps = VtepOptions {
-        macs: MacFiles(options.state_dir.clone()),
+    let context = Context {
+        kernel: kernel.clone(),
+        config,
+        uplink,
+        state_dir: options.state_dir.clone(),
         tx_checksum: options.tx_checksum().map_err(Error::Flag)?,
+        descriptors: manager.store().clone(),
     };
-    let mut prepared = backend::prepare(&kernel, &config, &backend_config, &uplink, vteps, manager.store()).await?;
-    let attrs = prepared.attrs(&uplink);
+    let config = &context.config;
+    let mut backend = configured.prepare(&context).await?;
+    let attrs = backend.attrs(plain_attrs(&context.uplink));
     manager.status("waiting for a lease");
-    let (held, listed) = acquire(store, &attrs, options.lease_ttl, &config, &previous).await?;
-    tracing::info!(lease = %held.key, "lease {} {}", held.key, held.ttl);
-    let backend = prepared.attach(&kernel, &config, held.key).await?;
+    let (lease, listed) = acquire(store, &attrs, options.lease_ttl, config, &previous).await?;
+    tracing::info!(lease = %lease.key, "lease {} {}", lease.key, lease.ttl);
+    let attached = backend.attach(&context, lease.key).await?;
     // A device of an earlier run with another backend goes with its last descriptor.
     manager.store().forget_rest();
     let networks: Vec<_> = config.ranges.values().map(|range| range.network).collect();
-    // What an extension's commands made is the operator's, whatever its name.
-    if !matches!(backend_config, BackendConfig::Extension(_))
-        && let Err(error) = kernel.remove_stale_devices(&backend.scope().owned, &networks).await
+    if backend.replaces_devices()
+        && let Err(error) = kernel.remove_stale_devices(creates_device, &attached.scope().owned, &networks).await
     {
-        tracing::warn!("devices of an earlier run stay: {error}");
+        tracing::warn!("cannot remove devices of an earlier run: {error}");
     }
-    let filter = Filter::set_up(options, &config, held.key).await?;
-    let host = Host { kernel, config, prepared, backend, own: held.key, attrs, blackhole: options.blackhole };
-    Ok(Network { host, filter, held, listed })
+    let filter = Filter::set_up(options, config, lease.key).await?;
+    let host = Host { context, backend, attached, own: lease.key, attrs, blackhole: options.blackhole };
+    Ok(Network { host, filter, lease, listed })
 }
 
 async fn serve(
@@ -137,23 +143,23 @@ async fn serve(
     manager: &ServiceManager,
     shutdown: &CancellationToken,
 ) -> Result<(), Error> {
-    let Network { host, filter, held, listed } = network;
-    let env = SubnetEnv::of(&host.config, held.key, host.backend.mtu(), options.ip_masq);
-    let status = format!("lease {}, MTU {}", held.key, env.mtu);
-    let (updates, inbox) = mpsc::channel(UPDATES);
-    let doubt = Notify::new();
+    let Network { host, filter, lease, listed } = network;
+    let env = SubnetEnv::of(&host.context.config, lease.key, host.attached.mtu(), options.ip_masq);
+    let status = format!("lease {}, MTU {}", lease.key, env.mtu);
+    let (updates, inbox) = mpsc::channel(MAX_UPDATES);
+    let recheck = Notify::new();
     let subnets = SubnetManager::new(store, host.attrs.clone(), options.lease_ttl, fastrand::Rng::new());
-    let keeper = Keeper::new(subnets, held, options.renew_margin(), options.subnet_file.clone());
-    let mut programme = Programme::new(host, &doubt).map_err(|e| Error::System(e.to_string()))?;
-    programme.stand().await;
+    let keeper = Keeper::new(subnets, lease, options.renew_margin(), options.subnet_file.clone());
+    let mut sync = Sync::new(host, &recheck).map_err(|e| Error::System(e.to_string()))?;
+    sync.install_static().await;
     let announce = async {
         announce(options, &env, readiness).await;
         manager.ready(&status);
         std::future::pending::<()>().await;
     };
     tokio::select! {
-        () = programme.run(inbox, manager, shutdown) => Ok(()),
-        error = keeper.run(&doubt) => {
+        () = sync.run(inbox, manager, shutdown) => Ok(()),
+        error = keeper.run(&recheck) => {
             readiness.set(false);
             Err(error)
         }
@@ -163,11 +169,11 @@ async fn serve(
     }
 }
 
-/// Reads the config until it is good; every new fault is told once.
+/// Reads the config until it is valid; every new fault is logged once.
 async fn wait_for_config(store: &EtcdStore) -> Result<NetworkConfig, Error> {
     let key = store.config_key();
     let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(1));
-    let mut told = String::new();
+    let mut faults = SayOnce::default();
     loop {
         let fault = match store.config().await {
             Ok(text) => match NetworkConfig::parse(&text) {
@@ -178,15 +184,14 @@ async fn wait_for_config(store: &EtcdStore) -> Result<NetworkConfig, Error> {
             Err(error @ StoreError::Setup(_)) => return Err(error.into()),
             Err(error) => error.to_string(),
         };
-        if fault != told {
-            tracing::warn!("{fault}; waiting for a good config");
-            told = fault;
+        if faults.is_news((), &fault) {
+            tracing::warn!("{fault}; waiting for a valid config");
         }
         backoff.pause().await;
     }
 }
 
-/// Takes the lease; an etcd that does not answer is waited for.
+/// Acquires the lease; waits for an etcd that is not reachable.
 async fn acquire(
     store: &EtcdStore,
     attrs: &LeaseAttrs,
@@ -207,12 +212,12 @@ async fn acquire(
     }
 }
 
-/// Writes `subnet.env`, trying again while the file system refuses; only then the host is ready.
+/// Writes `subnet.env`, retrying while the file system refuses; only then the host is ready.
 async fn announce(options: &Options, env: &SubnetEnv, readiness: &Readiness) {
     let path = &options.subnet_file;
     let mut backoff = Backoff::new(Duration::from_secs(1), Duration::from_secs(60));
     while let Err(error) = files::write(path, &env.render()) {
-        tracing::error!("flag -subnet-file: can't write {}: {error}; trying again until it works", path.display());
+        tracing::error!("flag -subnet-file: cannot write {}: {error}; trying again", path.display());
         backoff.pause().await;
     }
     readiness.set(true);
@@ -229,9 +234,9 @@ fn previous_subnets(options: &Options) -> PreviousSubnets {
     }
 }
 
-fn describe(config: &NetworkConfig, backend: &BackendConfig) -> String {
+fn describe(config: &NetworkConfig, backend: &Configured) -> String {
     let range =
         |r: &flannel_core::config::Range| format!("{} in /{} from {} to {}", r.network, r.subnet_len, r.min, r.max);
     let ranges: Vec<_> = config.ranges.values().map(range).collect();
-    format!("backend {}, network {}", backend.name(), ranges.join(" and "))
+    format!("backend {}, network {}", backend.name, ranges.join(" and "))
 }

@@ -27,8 +27,6 @@ pub struct Scope {
     /// A device shared with others, with the ranges of the flannel network: ours there are only routes through a
     /// gateway to one of the network's subnets.
     pub shared: Option<(LinkIndex, Vec<Range>)>,
-    /// Whether the owned devices are wireguard's, and so their peers ours too.
-    pub peers: bool,
 }
 
 /// What is done with an entry.

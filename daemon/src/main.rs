@@ -15,18 +15,19 @@ fn main() -> ExitCode {
     if let Some(words) = docker_opts::asked(std::env::args_os()) {
         return docker_opts::run(words);
     }
-    let (options, leftover) = match Options::read(std::env::args().skip(1), |name| std::env::var(name).ok()) {
-        Ok(read) => read,
-        Err(Stop::Help) => {
-            eprint!("{}", Options::usage());
-            eprintln!("Docker's options of the lease: see flanneld docker-opts -h");
-            return ExitCode::SUCCESS;
-        }
-        Err(stop) => {
-            eprintln!("flanneld: {stop}");
-            return ExitCode::from(BAD_FLAGS);
-        }
-    };
+    let (options, leftover) =
+        match Options::read(std::env::args_os().skip(1).map(to_utf8), |name| std::env::var(name).ok()) {
+            Ok(read) => read,
+            Err(Stop::Help) => {
+                eprint!("{}", Options::usage());
+                eprintln!("Docker's options of the lease: see flanneld docker-opts -h");
+                return ExitCode::SUCCESS;
+            }
+            Err(stop) => {
+                eprintln!("flanneld: {stop}");
+                return ExitCode::from(BAD_FLAGS);
+            }
+        };
     if options.version {
         eprintln!("{}", env!("CARGO_PKG_VERSION"));
         return ExitCode::SUCCESS;
@@ -48,29 +49,34 @@ fn main() -> ExitCode {
     }
 }
 
+/// An argument that is not UTF-8 is a value no flag accepts, but no reason to panic.
+fn to_utf8(arg: std::ffi::OsString) -> String {
+    arg.to_string_lossy().into_owned()
+}
+
 #[tokio::main(flavor = "current_thread")]
 async fn run(options: &Options) -> Result<(), flanneld::error::Error> {
     if options.check_config {
-        println!("good: {}", flanneld::daemon::check(options).await?);
+        println!("config OK: {}", flanneld::daemon::check(options).await?);
         return Ok(());
     }
     let shutdown = CancellationToken::new();
-    let fault = |e: std::io::Error| flanneld::error::Error::System(format!("can't listen to signals: {e}"));
+    let fault = |e: std::io::Error| flanneld::error::Error::System(format!("cannot listen for signals: {e}"));
     let mut interrupt = signal(SignalKind::interrupt()).map_err(fault)?;
     let mut terminate = signal(SignalKind::terminate()).map_err(fault)?;
-    let told = shutdown.clone();
+    let token = shutdown.clone();
     tokio::spawn(async move {
         for _ in 0..2 {
             tokio::select! {
                 _ = interrupt.recv() => {}
                 _ = terminate.recv() => {}
             }
-            if told.is_cancelled() {
-                // Asked twice: the second asks for no more patience.
+            if token.is_cancelled() {
+                // The second signal does not wait for a clean shutdown.
                 std::process::exit(1);
             }
-            tracing::info!("told to end: device, routes, rules and lease stay in force");
-            told.cancel();
+            tracing::info!("{}", flanneld::daemon::SHUTTING_DOWN);
+            token.cancel();
         }
     });
     let manager = ServiceManager::of_process(std::process::id(), |name| std::env::var(name).ok());

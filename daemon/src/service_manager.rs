@@ -18,7 +18,7 @@ pub use descriptors::DescriptorStore;
 #[derive(Debug, Default)]
 pub struct ServiceManager {
     address: Option<String>,
-    beat: Option<Duration>,
+    watchdog_interval: Option<Duration>,
     complained: AtomicBool,
     store: DescriptorStore,
 }
@@ -32,7 +32,7 @@ impl ServiceManager {
         let period = variable("WATCHDOG_USEC").filter(|_| meant).and_then(|usec| usec.parse().ok());
         Self {
             address: variable("NOTIFY_SOCKET"),
-            beat: period.filter(|usec| *usec > 0).map(|usec: u64| Duration::from_micros(usec) / 2),
+            watchdog_interval: period.filter(|usec| *usec > 0).map(|usec: u64| Duration::from_micros(usec) / 2),
             complained: AtomicBool::new(false),
             store: DescriptorStore::of_process(variable("NOTIFY_SOCKET"), variable("LISTEN_FDNAMES")),
         }
@@ -43,9 +43,9 @@ impl ServiceManager {
         &self.store
     }
 
-    /// How often it wants to hear [`ServiceManager::alive`]: twice in the time it waits. Nothing if it does not.
-    pub fn beat(&self) -> Option<Duration> {
-        self.address.as_ref().and(self.beat)
+    /// How often [`ServiceManager::notify_watchdog`] must be called: twice per watchdog timeout. Nothing without a watchdog.
+    pub fn watchdog_interval(&self) -> Option<Duration> {
+        self.address.as_ref().and(self.watchdog_interval)
     }
 
     /// The network is ready, and what comes after it may start. `status` is one line for people.
@@ -58,8 +58,8 @@ impl ServiceManager {
         self.tell(&format!("STATUS={}", one_line(status)));
     }
 
-    /// The main loop still goes round.
-    pub fn alive(&self) {
+    /// The main loop is alive.
+    pub fn notify_watchdog(&self) {
         self.tell("WATCHDOG=1");
     }
 
@@ -123,12 +123,12 @@ mod tests {
             let manager = manager(&[("NOTIFY_SOCKET", &address)]);
             manager.status("waiting\nREADY=1");
             manager.ready("lease 10.5.1.0-24");
-            manager.alive();
-            manager.stopping("told to end");
+            manager.notify_watchdog();
+            manager.stopping("shutting down");
             assert_eq!(receive(&socket), "STATUS=waiting READY=1");
             assert_eq!(receive(&socket), "READY=1\nSTATUS=lease 10.5.1.0-24");
             assert_eq!(receive(&socket), "WATCHDOG=1");
-            assert_eq!(receive(&socket), "STOPPING=1\nSTATUS=told to end");
+            assert_eq!(receive(&socket), "STOPPING=1\nSTATUS=shutting down");
         }
     }
 
@@ -137,19 +137,20 @@ mod tests {
         for address in ["", "/nonexistent/notify", "relative", "@nobody-listens"] {
             let manager = manager(&[("NOTIFY_SOCKET", address)]);
             manager.ready("");
-            manager.alive();
+            manager.notify_watchdog();
         }
     }
 
     #[test]
     fn the_watchdog_is_fed_at_half_its_time_by_the_process_meant() {
-        let beat =
-            |usec, pid| manager(&[("NOTIFY_SOCKET", "@x"), ("WATCHDOG_USEC", usec), ("WATCHDOG_PID", pid)]).beat();
-        assert_eq!(beat("30000000", "7"), Some(Duration::from_secs(15)));
-        assert_eq!(beat("30000000", ""), Some(Duration::from_secs(15)));
+        let interval = |usec, pid| {
+            manager(&[("NOTIFY_SOCKET", "@x"), ("WATCHDOG_USEC", usec), ("WATCHDOG_PID", pid)]).watchdog_interval()
+        };
+        assert_eq!(interval("30000000", "7"), Some(Duration::from_secs(15)));
+        assert_eq!(interval("30000000", ""), Some(Duration::from_secs(15)));
         for (usec, pid) in [("30000000", "8"), ("30000000", "x"), ("0", "7"), ("", "7"), ("soon", "7")] {
-            assert_eq!(beat(usec, pid), None, "{usec} {pid}");
+            assert_eq!(interval(usec, pid), None, "{usec} {pid}");
         }
-        assert_eq!(manager(&[("WATCHDOG_USEC", "30000000")]).beat(), None);
+        assert_eq!(manager(&[("WATCHDOG_USEC", "30000000")]).watchdog_interval(), None);
     }
 }

@@ -2,15 +2,15 @@
 //!
 //! ```text
 //!             CreateNetwork            CreateEndpoint              Join
-//!   (pool) ----------------> network -----------------> endpoint -------> cable from the bridge to the container
+//!   (pool) ----------------> network -----------------> endpoint -------> veth pair, bridge to container
 //!            bridge, rules            address, MAC                 |
 //!          <----------------         <-----------------         <--+
 //!             DeleteNetwork            DeleteEndpoint             Leave
 //! ```
 //!
-//! Docker tells each step once and asks for nothing again, so every step is remembered on disk before it is answered.
-//! What is removed is forgotten first and unmade after: if we die in between, what is left over bears our mark and
-//! goes at the next start. What is made is made first and remembered after, for the same reason.
+//! Docker sends each call once, so every step is recorded on disk before it is answered.
+//! What is removed is first forgotten and then deleted: after a crash in between, the leftover carries our mark and is
+//! removed at the next start. For the same reason, what is created is recorded last.
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -53,7 +53,7 @@ mod tests;
 /// for in that time is free again: its `docker network create` failed within Docker.
 const CREATION_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// What the driver is told at start.
+/// The driver's configuration.
 #[derive(Debug)]
 pub struct Settings {
     /// The name users give with `-d`: that of the socket.
@@ -64,12 +64,12 @@ pub struct Settings {
     pub engine: Engine,
 }
 
-/// What keeps the packet filter as we want it.
+/// What keeps our rules in the packet filter.
 #[derive(Debug)]
 pub struct Guards {
-    /// Letting packets through.
+    /// The forward rules.
     pub forward: Guard<BridgeRules>,
-    /// Networks whose way out is ours.
+    /// Source NAT and published ports of networks in gateway mode.
     pub nat: Guard<Nat>,
 }
 
@@ -122,18 +122,18 @@ impl<L: Links> Driver<L> {
         format!("{}-local", self.name)
     }
 
-    /// The kernel below, for tests to look at.
+    /// The kernel's interfaces, for tests.
     pub fn links(&self) -> &L {
         &self.links
     }
 
-    /// What is remembered.
+    /// A copy of the state.
     pub fn state(&self) -> State {
         self.store.read(State::clone)
     }
 
-    /// After a start: makes bridges, cables' plugs and rules what the state says, and removes what it doesn't know.
-    /// Calls of Docker's may come meanwhile.
+    /// After a start: makes bridges, veths and rules what the state says, and removes what it does not list. Docker may
+    /// call meanwhile.
     pub async fn restore(&self) {
         let networks = self.store.read(|s| s.networks.keys().cloned().collect::<Vec<_>>());
         {
@@ -152,7 +152,7 @@ impl<L: Links> Driver<L> {
             }
             let mut done = self.ensure_network(id, &network).await;
             if done.is_ok() {
-                // Cables that lost their bridge before we came.
+                // Veths that lost their bridge while the plugin was down.
                 done = self.attach_veths(id).await;
             }
             match done {
@@ -161,7 +161,7 @@ impl<L: Links> Driver<L> {
             }
         }
         if !networks.is_empty() {
-            info!("{restored} of {} networks are as they were", networks.len());
+            info!("{restored} of {} networks restored", networks.len());
         }
         // Also without networks: rules may be left over. Where the state was lost they are of networks that Docker still
         // has, and stay until it has been asked.
@@ -172,7 +172,7 @@ impl<L: Links> Driver<L> {
     }
 
     /// Removes bridges of ours that belong to no network we know: each would keep its route, and Docker refuses a pool
-    /// that overlaps a route. One with a cable in it is spared until Docker has been asked: a container may run there.
+    /// that overlaps a route. One with a veth in it is kept until Docker has been asked: a container may run there.
     async fn sweep(&self) {
         let owned = match self.links.owned().await {
             Ok(owned) => owned,
@@ -187,8 +187,8 @@ impl<L: Links> Driver<L> {
         }
     }
 
-    /// Removes a device that belongs to nothing we know. The lock on bridges must be held: a bridge is made before its
-    /// network is remembered. Tells whether there was one.
+    /// Removes a device that belongs to no known network or endpoint. The lock on bridges must be held: a bridge is made before its
+    /// network is remembered. Returns whether there was one.
     async fn remove_unknown(&self, device: &str) -> bool {
         let is_known = self.store.read(|s| {
             let mut bridges = s.networks.keys().filter_map(|id| naming::bridge(id).ok());
@@ -200,7 +200,7 @@ impl<L: Links> Driver<L> {
         if is_known {
             return false;
         }
-        info!("{device} belongs to nothing we know: removing it");
+        info!("{device} belongs to no known network or endpoint: removing it");
         if let Err(e) = self.links.remove(&name).await {
             warn!("{e}");
             return false;
@@ -217,7 +217,7 @@ impl<L: Links> Driver<L> {
         self.created.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Makes a network's bridge fit, and plugs its cables in again if it had to be made anew. The lock on bridges must
+    /// Creates or corrects a network's bridge, and attaches its veths if it was re-created. The lock on bridges must
     /// be held.
     async fn ensure_network(&self, id: &str, network: &Network) -> Result<(), Error> {
         if self.links.ensure_bridge(&bridge_spec(id, network)?).await? {

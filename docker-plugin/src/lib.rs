@@ -2,11 +2,10 @@
 //! the host's flannel lease.
 //!
 //! Docker speaks HTTP over a unix socket to us ([`server`], [`api`]). A network is a bridge with the lease's first
-//! address, an endpoint is a veth pair from that bridge into the container ([`driver`], [`links`]), and the packet
-//! filter is told to let them through ([`firewall`]); where a network is to have its way out and its published ports by
-//! us, they are translated ([`nat`], [`publish`]). flanneld carries packets between the hosts; all we know of it is
-//! the file it writes ([`store::lease`]). What Docker tells us is remembered on disk ([`store`]), and compared with what it and
-//! the kernel have ([`driver::drift`]).
+//! address, an endpoint is a veth pair from that bridge into the container ([`driver`], [`links`]), and the packet filter
+//! lets them through ([`firewall`]). In gateway mode we also do source NAT and publish ports ([`nat`], [`publish`]).
+//! flanneld carries packets between the hosts; all we know of it is the file it writes ([`store::lease`]). What Docker
+//! creates is recorded on disk ([`store`]), and compared with what Docker and the kernel have ([`driver::drift`]).
 
 pub mod api;
 pub mod docker;

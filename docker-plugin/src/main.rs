@@ -15,10 +15,10 @@ use tracing::{Level, error, info, warn};
 
 /// Bad flags.
 const USAGE: u8 = 2;
-/// The plugin can't start or go on.
+/// The plugin cannot start or continue.
 const FAILURE: u8 = 1;
 
-/// The first word that makes us a doctor in place of a plugin.
+/// The argument that runs the doctor instead of the plugin.
 const DOCTOR: &str = "doctor";
 
 fn main() -> ExitCode {
@@ -47,13 +47,13 @@ fn main() -> ExitCode {
         return ExitCode::SUCCESS;
     }
     let level = match opts.verbosity {
-        // The doctor's report says it all.
+        // The report is the output.
         0 if is_doctor => Level::ERROR,
         n => log::level(n),
     };
     log::to_stderr(level);
     if let [word, ..] = left.words.as_slice() {
-        error!("{word:?} is no flag: write -NAME=VALUE");
+        error!("{word:?} is not a flag: write -NAME=VALUE");
         return ExitCode::from(USAGE);
     }
     for bad in left.bad_variables {
@@ -79,7 +79,7 @@ fn main() -> ExitCode {
     }
 }
 
-/// 0 when all is well, 1 when something is off or could not be looked at.
+/// 0 without problems, 1 with problems or where something could not be checked.
 async fn examine(opts: &Opts) -> ExitCode {
     match doctor::run(opts).await {
         Ok(report) => {
@@ -103,7 +103,7 @@ async fn run(opts: Opts) -> Result<(), String> {
     let (listener, file) = socket::listen(&opts.socket).await?;
     info!("driver {name} on {}, lease from {}", opts.socket.display(), opts.subnet_file.display());
 
-    // A plugin that knows nothing would refuse what Docker takes for known.
+    // A plugin without state would refuse calls about networks that Docker has.
     driver.recover().await;
     // Docker is answered while bridges and rules are being put right: at its start it waits for us.
     let restoring = tokio::spawn({
@@ -128,7 +128,7 @@ async fn run(opts: Opts) -> Result<(), String> {
             _ = terminate.recv() => {}
             _ = interrupt.recv() => {}
         }
-        info!("stopping: running calls are finished, networks stay as they are");
+        info!("shutting down: running calls finish, networks stay as they are");
         // From now on Docker's new calls wait for a successor.
         drop(file);
     };

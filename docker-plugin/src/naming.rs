@@ -1,4 +1,4 @@
-//! Names and hardware addresses made from Docker's IDs and the lease, the same after every restart.
+//! Interface names and MACs made from Docker's IDs and the lease, the same after every restart.
 
 use std::net::IpAddr;
 
@@ -15,7 +15,7 @@ pub fn bridge(network: &str) -> Result<IfName, Error> {
     name("fl-", "NetworkID", network)
 }
 
-/// The end of an endpoint's cable that stays with the host.
+/// The end of an endpoint's veth pair that stays on the host.
 pub fn host_end(endpoint: &str) -> Result<IfName, Error> {
     name("flh", "EndpointID", endpoint)
 }
@@ -40,8 +40,8 @@ fn name(prefix: &str, field: &str, id: &str) -> Result<IfName, Error> {
     })
 }
 
-/// A hardware address that belongs to an IP address, so that neighbours' memories stay true when the address moves
-/// on to another container: `02:00` and the four bytes of IPv4, or `02:06` and the last four of IPv6.
+/// A MAC derived from an IP address, so that neighbour entries stay valid when the address moves to another
+/// container: `02:00` and the four bytes of IPv4, or `02:06` and the last four of IPv6.
 pub fn mac_for(address: IpAddr) -> Mac {
     match address {
         IpAddr::V4(a) => {
@@ -55,7 +55,7 @@ pub fn mac_for(address: IpAddr) -> Mac {
     }
 }
 
-/// The hardware address for an interface with these addresses; the first one, IPv4 where there is one, decides.
+/// The MAC of an interface with these addresses; the first one, IPv4 where there is one, decides.
 pub fn mac_for_all(addresses: &[IpNet]) -> Option<Mac> {
     addresses.first().map(|a| mac_for(a.addr()))
 }

@@ -34,7 +34,7 @@ pub struct Opts {
     pub verbosity: i64,
     /// Say the version and go.
     pub version: bool,
-    /// doctor: put right what can be.
+    /// doctor: repair what can be repaired.
     pub fix: bool,
     /// doctor: say it for programs.
     pub json: bool,
@@ -81,7 +81,7 @@ const FLAGS: &[Flag<Opts>] = &[
         name: "state-dir",
         set: Set::Text(|o, v| o.state_dir = v.into()),
         default: STATE_DIR,
-        help: "where networks and endpoints are remembered",
+        help: "where networks and endpoints are recorded",
     },
     Flag {
         name: "docker-socket",
@@ -108,7 +108,12 @@ const FLAGS: &[Flag<Opts>] = &[
         default: "false",
         help: "print the version and exit",
     },
-    Flag { name: "fix", set: Set::Bool(|o, v| o.fix = v), default: "false", help: "doctor: put right what can be" },
+    Flag {
+        name: "fix",
+        set: Set::Bool(|o, v| o.fix = v),
+        default: "false",
+        help: "doctor: repair what can be repaired",
+    },
     Flag { name: "json", set: Set::Bool(|o, v| o.json = v), default: "false", help: "doctor: report as JSON" },
 ];
 
@@ -162,7 +167,8 @@ impl Opts {
 
 /// The usage text.
 pub fn help() -> String {
-    let doctor = format!("{PROGRAM} doctor [-fix] [-json]: says what is off between Docker, plugin, kernel and lease");
+    let doctor =
+        format!("{PROGRAM} doctor [-fix] [-json]: reports inconsistencies between Docker, plugin, kernel and lease");
     format!("{}\n{doctor}\n", usage(PROGRAM, FLAGS))
 }
 

@@ -1,4 +1,4 @@
-//! What must survive a restart: networks, endpoints, pools. Docker tells each of them once and never again.
+//! What must survive a restart: networks, endpoints, pools. Docker announces each of them once.
 //!
 //! One JSON file with a version, written whole and moved into place (temporary file, fsync, rename, fsync of the
 //! directory) before a call that changed it is answered. Calls that arrive while a write is under way share the next

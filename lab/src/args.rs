@@ -1,47 +1,18 @@
-//! The command line of `flannel-lab`.
+//! The command line of `flannel-lab`, by clap.
+//!
+//! Each command lists its options; an option is defined once, for all commands that have it.
 
 use std::path::PathBuf;
 
-use crate::{Error, Result, underlay};
+use clap::builder::RangedU64ValueParser;
+use clap::{Arg, ArgMatches, Command, value_parser};
+
+use crate::underlay;
 
 /// The backends that the lab knows by name.
 pub const BACKENDS: [&str; 3] = ["vxlan", "host-gw", "udp"];
 /// The project's name unless `--name` gives another.
 pub const DEFAULT_NAME: &str = "flannel-lab";
-
-/// `flannel-lab help`.
-pub const HELP: &str = "\
-flannel-lab: hosts with flannel between them, on one machine; to see it, to try it, to break it
-
-  flannel-lab up [--in namespaces] [TOPOLOGY] [--backend B] [--name NAME]
-      brings a lab up and tries every path: Docker hosts in containers, or, in 2 s, namespaces
-  flannel-lab matrix [--name NAME] [--json FILE]     tries every path of a running lab again
-  flannel-lab matrix --in namespaces [TOPOLOGY]      the same with a lab of its own, gone afterwards
-  flannel-lab status [--name NAME]     hosts, leases and containers
-  flannel-lab exec [--name NAME] HOST COMMAND...     runs a command on a host, or in a container (c1)
-  flannel-lab diagnose [--name NAME]   writes all that is known of each host into target/diagnosis/NAME
-  flannel-lab down [--name NAME]       removes the lab and nothing else
-
-  flannel-lab fault NAME...|quick|all  breaks things, each in a lab of its own, and holds flannel to its promises
-      [--backend B,B] [--jobs N] [--json FILE] [--upgrade-to FLANNELD]      flannel-lab fault list names them
-  flannel-lab bench                    throughput of each backend beside the bare underlay
-  flannel-lab report [--out FILE]      one HTML page of what matrix, fault and bench have found
-  flannel-lab failures [--out FILE]    the same faults as docs/reference/failure-matrix.md tells them
-  flannel-lab topologies               the ready topologies
-  flannel-lab compose [TOPOLOGY]       the compose file that `up` makes of one, for compose by hand
-  flannel-lab serve                    the other end of every trial, in this very place, until it is killed
-  flannel-lab probe ASKS               tries paths from this very place; asks and answers are JSON
-  flannel-lab help
-
-  TOPOLOGY     a file, or the name of a ready one (three-hosts)
-  --in         containers or namespaces
-  --backend    vxlan, host-gw or udp; `up` keeps that of the running lab; fault and bench try all three
-  --name       of the lab (flannel-lab); two labs have two names
-  --underlay   first three numbers of the hosts' addresses; a free one is found when not given (containers)
-  --images     where ci/images put the image files (target/images)
-  --flanneld   the daemon to try in namespaces (beside this program); --flannel-docker: the plugin of Docker's faults
-  --results    where results are kept for the report (target/found)
-";
 
 /// What to do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -49,7 +20,7 @@ pub enum Action {
     /// Make the lab and try it.
     Up,
     /// Hold a lab of namespaces: what `up` starts in the background.
-    Keep,
+    Hold,
     /// Remove it.
     Down,
     /// Try it again.
@@ -74,15 +45,13 @@ pub enum Action {
     Compose,
     /// Be the other end of trials.
     Serve,
-    /// Try paths from where one stands.
+    /// Try paths from the place it runs in.
     Probe,
-    /// Print [`HELP`].
-    Help,
 }
 
-const ACTIONS: [(&str, Action); 16] = [
+const ACTIONS: [(&str, Action); 15] = [
     ("up", Action::Up),
-    ("keep", Action::Keep),
+    ("hold", Action::Hold),
     ("down", Action::Down),
     ("matrix", Action::Matrix),
     ("status", Action::Status),
@@ -96,7 +65,6 @@ const ACTIONS: [(&str, Action); 16] = [
     ("compose", Action::Compose),
     ("serve", Action::Serve),
     ("probe", Action::Probe),
-    ("help", Action::Help),
 ];
 
 /// What a lab's hosts are.
@@ -113,9 +81,9 @@ pub enum Runner {
 pub struct Args {
     /// What to do.
     pub action: Action,
-    /// The words that are no flags.
+    /// The words that are not options.
     pub words: Vec<String>,
-    /// What the hosts are, if told.
+    /// What the hosts are, if given.
     pub runner: Option<Runner>,
     /// The backends asked for.
     pub backends: Vec<String>,
@@ -133,7 +101,7 @@ pub struct Args {
     pub upgrade_to: Option<PathBuf>,
     /// How many faults at once.
     pub jobs: usize,
-    /// Where machines are told what was found.
+    /// The file for the results as JSON.
     pub json: Option<PathBuf>,
     /// Where the page goes.
     pub out: Option<PathBuf>,
@@ -149,127 +117,212 @@ impl Args {
     }
 }
 
-/// Reads the words after the program's name.
-pub fn parse(words: impl IntoIterator<Item = String>) -> Result<Args> {
-    let mut words = words.into_iter();
-    let first = words.next().ok_or_else(|| Error::Usage("a command is missing".to_owned()))?;
-    let first = if ["-h", "--help"].contains(&first.as_str()) { "help".to_owned() } else { first };
-    let action = ACTIONS.iter().find(|(name, _)| *name == first).map(|(_, action)| *action);
-    let action = action.ok_or_else(|| Error::Usage(format!("there is no command {first}")))?;
-    let mut args = Args {
+/// Reads the words after the program's name. The error is clap's: it knows whether it is a request for help.
+pub fn parse(words: impl IntoIterator<Item = String>) -> Result<Args, clap::Error> {
+    let matches = command().try_get_matches_from(words)?;
+    let missing = || clap::Error::new(clap::error::ErrorKind::MissingSubcommand).with_cmd(&command());
+    let (name, matches) = matches.subcommand().ok_or_else(missing)?;
+    let action = ACTIONS.iter().find(|(known, _)| *known == name).map(|(_, action)| *action).ok_or_else(missing)?;
+    let path = |id: &str| one::<PathBuf>(matches, id);
+    Ok(Args {
         action,
-        words: Vec::new(),
-        runner: None,
-        backends: Vec::new(),
-        name: DEFAULT_NAME.to_owned(),
-        underlay: None,
-        images: PathBuf::from("target/images"),
-        flanneld: None,
-        plugin: None,
-        upgrade_to: None,
-        jobs: 3,
-        json: None,
-        out: None,
-        results: PathBuf::from("target/found"),
-    };
-    while let Some(word) = words.next() {
-        if !word.starts_with('-') || (action == Action::Exec && !args.words.is_empty()) {
-            args.words.push(word);
-            // What follows the host's name is the command's.
-            if action == Action::Exec && args.words.len() > 1 {
-                args.words.extend(words.by_ref());
-            }
-            continue;
-        }
-        let (flag, inline) = match word.split_once('=') {
-            Some((flag, value)) => (flag.to_owned(), Some(value.to_owned())),
-            None => (word, None),
-        };
-        let mut value =
-            || inline.clone().or_else(|| words.next()).ok_or_else(|| Error::Usage(format!("{flag} needs a value")));
-        flag_value(&mut args, &flag, &mut value)?;
-    }
-    check_words(&args)?;
-    Ok(args)
+        words: ["host", "words"].into_iter().flat_map(|id| many(matches, id)).collect(),
+        runner: one::<String>(matches, "in").map(|name| match name.as_str() {
+            "namespaces" => Runner::Namespaces,
+            _ => Runner::Containers,
+        }),
+        backends: many(matches, "backend"),
+        name: one(matches, "name").unwrap_or_else(|| DEFAULT_NAME.to_owned()),
+        underlay: one(matches, "underlay"),
+        images: path("images").unwrap_or_default(),
+        flanneld: path("flanneld"),
+        plugin: path("flannel-docker"),
+        upgrade_to: path("upgrade-to"),
+        jobs: one(matches, "jobs").unwrap_or(1),
+        json: path("json"),
+        out: path("out"),
+        results: path("results").unwrap_or_default(),
+    })
 }
 
-fn flag_value(args: &mut Args, flag: &str, value: &mut dyn FnMut() -> Result<String>) -> Result<()> {
-    use Action::{Bench, Failures, Fault, Keep, Matrix, Report, Up};
-    let action = args.action;
-    let for_any = |actions: &[Action]| actions.contains(&action);
-    match flag {
-        "--backend" if for_any(&[Up, Keep, Matrix, Action::Compose]) => args.backends = vec![backend(&value()?)?],
-        "--backend" if for_any(&[Fault, Bench]) => {
-            args.backends = value()?.split(',').map(backend).collect::<Result<_>>()?;
-        }
-        "--in" if for_any(&[Up, Matrix]) => {
-            args.runner = Some(match value()?.as_str() {
-                "containers" => Runner::Containers,
-                "namespaces" => Runner::Namespaces,
-                other => return Err(Error::Usage(format!("--in {other} is neither containers nor namespaces"))),
-            });
-        }
-        "--underlay" if for_any(&[Up, Action::Compose]) => {
-            let text = value()?;
-            underlay::check(&text)?;
-            args.underlay = Some(text);
-        }
-        "--images" if for_any(&[Up, Action::Compose]) => args.images = value()?.into(),
-        "--flanneld" if for_any(&[Up, Keep, Matrix, Fault, Bench]) => args.flanneld = Some(value()?.into()),
-        "--flannel-docker" if action == Fault => args.plugin = Some(value()?.into()),
-        "--upgrade-to" if action == Fault => args.upgrade_to = Some(value()?.into()),
-        "--jobs" if action == Fault => {
-            let text = value()?;
-            let jobs = text.parse().ok().filter(|jobs| (1..=32).contains(jobs));
-            args.jobs = jobs.ok_or_else(|| Error::Usage(format!("--jobs {text} is no number from 1 to 32")))?;
-        }
-        "--json" if for_any(&[Matrix, Fault, Bench]) => args.json = Some(value()?.into()),
-        "--out" if for_any(&[Report, Failures]) => args.out = Some(value()?.into()),
-        "--results" if for_any(&[Up, Matrix, Fault, Bench, Report, Failures]) => args.results = value()?.into(),
-        "--name" => args.name = name(value()?)?,
-        _ => return Err(Error::Usage(format!("there is no {flag} here"))),
-    }
-    Ok(())
+/// The value of an option; `None` if it is not given, or if the command does not have it.
+fn one<T: Clone + Send + Sync + 'static>(matches: &ArgMatches, id: &str) -> Option<T> {
+    matches.try_get_one::<T>(id).ok().flatten().cloned()
 }
 
-/// How many words a command takes.
-fn check_words(args: &Args) -> Result<()> {
-    let count = args.words.len();
-    match args.action {
-        Action::Exec if count < 2 => Err(Error::Usage("exec needs a host and a command".to_owned())),
-        Action::Fault if count == 0 => Err(Error::Usage("fault needs names, or quick, all or list".to_owned())),
-        Action::Probe if count != 1 => Err(Error::Usage("probe needs what to ask, as JSON".to_owned())),
-        Action::Keep | Action::Exec | Action::Fault | Action::Probe => Ok(()),
-        Action::Up | Action::Matrix | Action::Compose if count <= 1 => Ok(()),
-        _ if count == 0 => Ok(()),
-        _ => Err(Error::Usage(format!("there is no {} here", args.words.join(" ")))),
-    }
+fn many(matches: &ArgMatches, id: &str) -> Vec<String> {
+    matches.try_get_many::<String>(id).ok().flatten().into_iter().flatten().cloned().collect()
 }
 
-fn backend(text: &str) -> Result<String> {
-    if BACKENDS.contains(&text) {
-        return Ok(text.to_owned());
-    }
-    Err(Error::Usage(format!("--backend {text} is none of {}", BACKENDS.join(", "))))
+/// The whole command line.
+#[must_use]
+pub fn command() -> Command {
+    let sub = |name: &'static str, about: &'static str| Command::new(name).about(about);
+    Command::new("flannel-lab")
+        .about("A flannel network of several hosts on one machine: start it, check every path, inject faults")
+        .version(env!("CARGO_PKG_VERSION"))
+        .no_binary_name(true)
+        .subcommand_required(true)
+        .arg(
+            option("name", "NAME", "The lab's name; labs with different names do not interfere")
+                .global(true)
+                .default_value(DEFAULT_NAME)
+                .value_parser(name),
+        )
+        .subcommand(sub("up", "Starts a lab and checks every path").args([
+            topology(),
+            runner(),
+            backend("Backend of the networks; a running lab keeps its own if this is not given"),
+            underlay_prefix(),
+            images(),
+            flanneld(),
+            results(),
+        ]))
+        .subcommand(sub("hold", "Holds a lab of namespaces; started by `up` in the background").hide(true).args([
+            topology(),
+            backend("Backend of the networks"),
+            flanneld(),
+        ]))
+        .subcommand(
+            sub("matrix", "Checks every path of a running lab, or with --in namespaces of a temporary one").args([
+                topology(),
+                runner(),
+                backend("Backend of the networks of a temporary lab"),
+                flanneld(),
+                json(),
+                results(),
+            ]),
+        )
+        .subcommand(sub("status", "Shows hosts, leases and containers"))
+        .subcommand(
+            sub("exec", "Runs a command on a host (h1) or in a container (c1)").args([
+                Arg::new("host").value_name("HOST").required(true).help("The host or container"),
+                Arg::new("words")
+                    .value_name("COMMAND")
+                    .required(true)
+                    .num_args(1..)
+                    .trailing_var_arg(true)
+                    .allow_hyphen_values(true)
+                    .help("The command and its arguments"),
+            ]),
+        )
+        .subcommand(sub("diagnose", "Writes the state of each host to target/diagnosis/NAME"))
+        .subcommand(sub("down", "Removes a lab and nothing else"))
+        .subcommand(
+            sub("fault", "Injects faults, each in a lab of its own, and checks what flannel promises").args([
+                Arg::new("words")
+                    .value_name("FAULT")
+                    .required(true)
+                    .num_args(1..)
+                    .help("Names of faults, or quick, all, list"),
+                backends(),
+                option("jobs", "N", "Labs at the same time")
+                    .default_value("3")
+                    .value_parser(RangedU64ValueParser::<usize>::new().range(1..=32)),
+                file("upgrade-to", "FLANNELD", "The daemon that the upgrade fault changes to"),
+                flanneld(),
+                file("flannel-docker", "FILE", "The plugin under test [default: beside this program]"),
+                json(),
+                results(),
+            ]),
+        )
+        .subcommand(sub("bench", "Measures each backend's throughput next to the bare underlay").args([
+            backends(),
+            flanneld(),
+            json(),
+            results(),
+        ]))
+        .subcommand(
+            sub("report", "Renders the results of matrix, fault and bench as one HTML page").args([out(), results()]),
+        )
+        .subcommand(
+            sub("failures", "Renders the results of fault as the failure matrix (Markdown)").args([out(), results()]),
+        )
+        .subcommand(sub("topologies", "Lists the ready topologies"))
+        .subcommand(sub("compose", "Prints the compose file that `up` makes of a topology").args([
+            topology(),
+            backend("Backend of the networks"),
+            underlay_prefix(),
+            images(),
+        ]))
+        .subcommand(sub("serve", "Answers the probes of other hosts and containers until it is killed"))
+        .subcommand(
+            sub("probe", "Probes paths from the place it runs in; requests and answers are JSON")
+                .arg(Arg::new("words").value_name("REQUESTS").required(true).help("The requests, as JSON")),
+        )
+}
+
+fn option(name: &'static str, value: &'static str, help: &'static str) -> Arg {
+    Arg::new(name).long(name).value_name(value).help(help)
+}
+
+fn file(name: &'static str, value: &'static str, help: &'static str) -> Arg {
+    option(name, value, help).value_parser(value_parser!(PathBuf))
+}
+
+fn topology() -> Arg {
+    Arg::new("words").value_name("TOPOLOGY").help("A file, or the name of a ready topology [default: three-hosts]")
+}
+
+fn runner() -> Arg {
+    option("in", "RUNNER", "What the hosts are [default: containers]").value_parser(["containers", "namespaces"])
+}
+
+fn backend(help: &'static str) -> Arg {
+    option("backend", "BACKEND", help).value_parser(BACKENDS)
+}
+
+fn backends() -> Arg {
+    backend("Backends, separated by commas [default: all]").value_delimiter(',')
+}
+
+fn underlay_prefix() -> Arg {
+    option("underlay", "A.B.C", "First three numbers of the hosts' addresses (containers) [default: a free subnet]")
+        .value_parser(|text: &str| underlay::check(text).map(|()| text.to_owned()))
+}
+
+fn images() -> Arg {
+    file("images", "DIR", "Where ci/images puts the image files (containers)").default_value("target/images")
+}
+
+fn flanneld() -> Arg {
+    file("flanneld", "FILE", "The daemon under test (namespaces) [default: beside this program]")
+}
+
+fn json() -> Arg {
+    file("json", "FILE", "Writes the results as JSON, too")
+}
+
+fn out() -> Arg {
+    file("out", "FILE", "The file to write [default: in the directory of the results]")
+}
+
+fn results() -> Arg {
+    file("results", "DIR", "Where results are kept for the report").default_value("target/found")
 }
 
 /// A name must do for compose: it becomes part of container names.
-fn name(text: String) -> Result<String> {
+fn name(text: &str) -> Result<String, String> {
     let mut letters = text.chars();
     let good = letters.next().is_some_and(|c| c.is_ascii_lowercase() || c.is_ascii_digit())
         && letters.all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-' || c == '_');
     if good {
-        return Ok(text);
+        return Ok(text.to_owned());
     }
-    Err(Error::Usage(format!("--name {text:?} is no project name: use small letters, digits, - and _")))
+    Err("not a project name: use lower-case letters, digits, - and _".to_owned())
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn read(line: &str) -> Result<Args> {
+    fn read(line: &str) -> Result<Args, clap::Error> {
         parse(line.split_whitespace().map(str::to_owned))
+    }
+
+    #[test]
+    fn the_definition_is_consistent() {
+        command().debug_assert();
     }
 
     #[test]
@@ -308,25 +361,34 @@ mod tests {
     #[test]
     fn refuses_with_a_line_that_names_the_word() {
         for (line, part) in [
-            ("", "a command is missing"),
-            ("fly", "no command fly"),
-            ("up --backend ipsec", "--backend ipsec is none of vxlan, host-gw, udp"),
-            ("fault all --backend udp,x", "--backend x is none of"),
-            ("up --backend", "--backend needs a value"),
-            ("down --backend udp", "no --backend here"),
-            ("up --name Two", "--name \"Two\""),
-            ("up --name=", "--name \"\""),
-            ("up --underlay 8.8.8", "--underlay 8.8.8"),
-            ("up --in space", "--in space"),
-            ("down now", "no now here"),
-            ("up one two", "no one two here"),
-            ("exec h1", "exec needs a host and a command"),
-            ("fault", "fault needs names"),
-            ("fault all --jobs 0", "--jobs 0"),
+            ("", "requires a subcommand"),
+            ("fly", "'fly'"),
+            ("up --backend ipsec", "possible values: vxlan, host-gw, udp"),
+            ("fault all --backend udp,x", "'x' for '--backend"),
+            ("up --backend", "value is required for '--backend"),
+            ("down --backend udp", "'--backend'"),
+            ("up --name Two", "'Two' for '--name"),
+            ("up --name=", "'--name"),
+            ("up --underlay 8.8.8", "'8.8.8' for '--underlay"),
+            ("up --in space", "'space' for '--in"),
+            ("down now", "'now'"),
+            ("up one two", "'two'"),
+            ("exec h1", "<COMMAND>"),
+            ("fault", "<FAULT>"),
+            ("fault all --jobs 0", "'0' for '--jobs"),
         ] {
-            let error = read(line).unwrap_err().to_string();
-            assert!(error.contains(part), "{line}: {error}");
-            assert!(!error.contains('\n'), "{error}");
+            let error = read(line).unwrap_err();
+            let text = error.to_string();
+            assert!(text.contains(part), "{line}: {text}");
+            assert_eq!(error.exit_code(), 2, "{line}");
+        }
+    }
+
+    #[test]
+    fn help_names_the_commands() {
+        let help = command().render_help().to_string();
+        for (name, action) in ACTIONS {
+            assert_eq!(help.contains(&format!("  {name} ")), action != Action::Hold, "{name}");
         }
     }
 }

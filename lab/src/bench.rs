@@ -8,7 +8,7 @@ use crate::matrix::Kind;
 use crate::measure::Check;
 use crate::topology::Topology;
 use crate::world::{Node, World};
-use crate::{Error, Result, keep};
+use crate::{Error, Result, holder};
 
 /// How often each lab is measured; the best counts, since a busy machine only ever makes it slower.
 const ROUNDS: usize = 3;
@@ -46,7 +46,7 @@ pub fn run(backends: &[String], topology: &Topology, flanneld: &Path, tell: &dyn
         world.settle(&nodes)?;
         let mut line = Line { backend: backend.clone(), containers: 0.0, hosts: 0.0, ping: f64::MAX };
         for _ in 0..ROUNDS {
-            let matrix = keep::try_all(&world, std::time::Instant::now())?;
+            let matrix = holder::try_all(&world, std::time::Instant::now())?;
             if let Some(wrong) = matrix.wrong().first() {
                 return Err(Error::State(format!("{backend}: {wrong}")));
             }

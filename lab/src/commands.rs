@@ -2,7 +2,7 @@
 
 mod containers;
 mod lab;
-mod spaces;
+mod namespaces;
 mod up;
 
 use std::path::{Path, PathBuf};
@@ -15,7 +15,7 @@ use crate::measure::{Ask, Server, ask_all};
 use crate::progress::{Progress, print};
 use crate::topology::Topology;
 use crate::workload::{Trial, Workload};
-use crate::{Error, Result, keep, results};
+use crate::{Error, Result, holder, results};
 
 use lab::Lab;
 
@@ -27,20 +27,20 @@ const SETTLE: Duration = Duration::from_secs(15);
 /// Brings a lab up.
 pub async fn up(args: &Args, progress: &Progress) -> Result<()> {
     match args.runner {
-        Some(Runner::Namespaces) => spaces::up(args, progress).await,
+        Some(Runner::Namespaces) => namespaces::up(args, progress).await,
         _ => up::up(args, progress).await,
     }
 }
 
 /// Holds a lab of namespaces in the background.
-pub async fn keep(args: &Args) -> Result<()> {
-    spaces::hold(args).await
+pub async fn hold(args: &Args) -> Result<()> {
+    namespaces::hold(args).await
 }
 
 /// Takes the lab down; a lab that is not there is down.
 pub async fn down(args: &Args, progress: &Progress) -> Result<()> {
-    match keep::find(&args.name)? {
-        Some(state) => spaces::down(args, progress, &state).await,
+    match holder::find(&args.name)? {
+        Some(state) => namespaces::down(args, progress, &state).await,
         None => containers::down(args, progress).await,
     }
 }
@@ -48,49 +48,49 @@ pub async fn down(args: &Args, progress: &Progress) -> Result<()> {
 /// Tries every path.
 pub async fn matrix(args: &Args, progress: &Progress) -> Result<()> {
     if args.runner == Some(Runner::Namespaces) {
-        return spaces::matrix_alone(args, progress).await;
+        return namespaces::matrix_alone(args, progress).await;
     }
     if !args.words.is_empty() {
         return Err(Error::Usage("a topology is for matrix --in namespaces".to_owned()));
     }
-    match keep::find(&args.name)? {
-        Some(_) => spaces::matrix_again(args),
+    match holder::find(&args.name)? {
+        Some(_) => namespaces::matrix_again(args),
         None => containers::matrix(args, progress).await,
     }
 }
 
 /// Shows hosts, leases and containers.
 pub async fn status(args: &Args) -> Result<()> {
-    match keep::find(&args.name)? {
-        Some(state) => spaces::status(args, &state),
+    match holder::find(&args.name)? {
+        Some(state) => namespaces::status(args, &state),
         None => containers::status(args).await,
     }
 }
 
 /// Runs a command on a host; its exit code.
 pub async fn exec(args: &Args) -> Result<i32> {
-    match keep::find(&args.name)? {
-        Some(state) => spaces::exec(args, &state).await,
+    match holder::find(&args.name)? {
+        Some(state) => namespaces::exec(args, &state).await,
         None => containers::exec(args).await,
     }
 }
 
 /// Writes down all that is known of each host.
 pub async fn diagnose(args: &Args, progress: &Progress) -> Result<()> {
-    match keep::find(&args.name)? {
-        Some(_) => spaces::diagnose(args),
+    match holder::find(&args.name)? {
+        Some(_) => namespaces::diagnose(args),
         None => containers::diagnose(args, progress).await,
     }
 }
 
 /// Breaks things.
 pub async fn fault(args: &Args, progress: &Progress) -> Result<()> {
-    spaces::fault(args, progress).await
+    namespaces::fault(args, progress).await
 }
 
 /// Measures throughput.
 pub async fn bench(args: &Args, progress: &Progress) -> Result<()> {
-    spaces::measure(args, progress).await
+    namespaces::measure(args, progress).await
 }
 
 /// Writes the page of all that was found.
@@ -140,7 +140,7 @@ pub fn serve() -> Result<()> {
     }
 }
 
-/// Tries paths from where it stands, and prints the answers.
+/// Probes paths from the place it runs in, and prints the answers.
 pub fn probe(args: &Args) -> Result<()> {
     let bad = |error: serde_json::Error| Error::Usage(format!("probe: {error}"));
     let asks: Vec<Ask> = serde_json::from_str(&args.words[0]).map_err(bad)?;

@@ -1,4 +1,4 @@
-//! Docker Compose: what it is told of a topology, and which of its programs there is.
+//! Docker Compose: the file made of a topology, and which of its programs is installed.
 //!
 //! The file is made from the topology each time, so that both runners make the same lab of the same words; `flannel-lab
 //! compose` prints it, for those who want to run compose by hand.
@@ -152,7 +152,7 @@ impl Project {
                 "FLANNEL_IMAGE": host.image.clone().unwrap_or_else(|| "flannel".to_owned()),
                 "LAB_ROUTES": routes.join("\n"),
                 "LAB_RATE": underlay.rate.clone().unwrap_or_default(),
-                // Not read by the host: a change of it makes compose start the host anew.
+                // Not read by the host: a change of it makes compose re-create the host.
                 "BACKEND": self.topology.network[0].config["Backend"].to_string(),
             },
             "labels": { ROLE: "host" },

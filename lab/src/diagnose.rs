@@ -9,7 +9,7 @@ use crate::{Error, Result};
 const CAPTURE: &str = "/var/log/lab/capture.pcap";
 
 /// Commands on a host, each under a heading.
-const LOOKS: [(&str, &str); 11] = [
+const QUESTIONS: [(&str, &str); 11] = [
     ("host log", "cat /proc/1/environ | tr '\\0' '\\n' | grep -E '^(ETCD|FLANNEL|BACKEND)'"),
     ("subnet.env", "cat /run/flannel/subnet.env"),
     ("links", "ip -d -br link; ip -br addr"),
@@ -27,7 +27,7 @@ const LOOKS: [(&str, &str); 11] = [
 pub async fn host(host: &LabHost) -> String {
     let mut text = format!("######## {} ({})\n", host.name, host.container);
     text.push_str(&host.engine().tail(&host.container, 40).await);
-    for (title, command) in LOOKS {
+    for (title, command) in QUESTIONS {
         let found = match host.exec(&["sh", "-c", command]).await {
             Ok(output) => format!("{}{}", output.stdout, output.stderr),
             Err(error) => format!("({error})\n"),

@@ -46,7 +46,7 @@ pub enum Error {
         what: String,
         /// How long it was waited for.
         within: Duration,
-        /// What the last look found.
+        /// What the last check found.
         last: String,
     },
     /// Something is not as it must be.

@@ -1,4 +1,4 @@
-//! Waiting for conditions. Nothing in the lab waits for a time to pass: it looks again until it sees what it needs, and
+//! Waiting for conditions. Nothing in the lab waits for a time to pass: it checks again until the condition holds, and
 //! gives up at a deadline with what it saw last.
 
 use std::time::Duration;
@@ -7,31 +7,35 @@ use tokio::time::{Instant, MissedTickBehavior, interval};
 
 use crate::{Error, Result};
 
-/// The pause between two looks.
+/// The pause between two checks.
 const PACE: Duration = Duration::from_millis(100);
 
-/// What one look at a condition found.
+/// The result of one check of a condition.
 #[derive(Debug)]
-pub enum Look<T> {
+pub enum Condition<T> {
     /// It is true, and this is what was wanted of it.
     Ready(T),
     /// Not yet; in words, for the error message.
     NotYet(String),
 }
 
-/// Looks until the condition is true. An error of `look` ends the wait at once: it is for what waiting cannot heal.
-pub async fn eventually<T>(what: &str, within: Duration, mut look: impl AsyncFnMut() -> Result<Look<T>>) -> Result<T> {
+/// Checks until the condition is true. An error of `check` ends the wait at once: it is for what waiting cannot heal.
+pub async fn eventually<T>(
+    what: &str,
+    within: Duration,
+    mut check: impl AsyncFnMut() -> Result<Condition<T>>,
+) -> Result<T> {
     let deadline = Instant::now() + within;
     let mut pace = interval(PACE);
     pace.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         pace.tick().await;
-        match look().await? {
-            Look::Ready(value) => return Ok(value),
-            Look::NotYet(last) if Instant::now() >= deadline => {
+        match check().await? {
+            Condition::Ready(value) => return Ok(value),
+            Condition::NotYet(last) if Instant::now() >= deadline => {
                 return Err(Error::Timeout { what: what.to_owned(), within, last });
             }
-            Look::NotYet(_) => {}
+            Condition::NotYet(_) => {}
         }
     }
 }
@@ -41,19 +45,20 @@ mod tests {
     use super::*;
 
     #[tokio::test(start_paused = true)]
-    async fn looks_until_true() {
-        let mut looks = 0;
-        let found = eventually("three looks", Duration::from_secs(1), async || {
-            looks += 1;
-            Ok(if looks == 3 { Look::Ready(looks) } else { Look::NotYet(format!("{looks}")) })
+    async fn checks_until_true() {
+        let mut checks = 0;
+        let found = eventually("three checks", Duration::from_secs(1), async || {
+            checks += 1;
+            Ok(if checks == 3 { Condition::Ready(checks) } else { Condition::NotYet(format!("{checks}")) })
         });
         assert_eq!(found.await.unwrap(), 3);
     }
 
     #[tokio::test(start_paused = true)]
-    async fn gives_up_with_the_last_look() {
+    async fn gives_up_with_the_last_result() {
         let begin = Instant::now();
-        let failed = eventually::<()>("a miracle", Duration::from_secs(3), async || Ok(Look::NotYet("rain".into())));
+        let failed =
+            eventually::<()>("a miracle", Duration::from_secs(3), async || Ok(Condition::NotYet("rain".into())));
         assert_eq!(failed.await.unwrap_err().to_string(), "a miracle: not after 3 s: rain");
         assert!(begin.elapsed() < Duration::from_secs(4));
     }

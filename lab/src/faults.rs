@@ -12,7 +12,6 @@
 
 mod docker;
 mod etcd;
-mod hand;
 mod host;
 mod judge;
 mod lease;
@@ -20,6 +19,7 @@ mod link;
 mod run;
 mod scene;
 mod table;
+mod tampering;
 
 use serde::{Deserialize, Serialize};
 
@@ -53,7 +53,7 @@ pub struct Promise {
     pub victim: Limit,
     /// For the flow between hosts that are not.
     pub bystander: Limit,
-    /// Whether every TCP connection lives on; one to a container that is started anew cannot.
+    /// Whether every TCP connection lives on; one to a container that is restarted cannot.
     pub connections: bool,
 }
 
@@ -78,7 +78,7 @@ pub struct Needs {
     pub more_hosts: u8,
     /// The host that is hit and the one it talks to are Docker hosts, with these words for dockerd.
     pub docker: Option<&'static [&'static str]>,
-    /// The flow of the host that is hit goes to it, not from it: where its container is started anew.
+    /// The flow of the host that is hit goes to it, not from it: where its container is restarted.
     pub inbound: bool,
 }
 
@@ -112,7 +112,7 @@ impl std::fmt::Debug for Fault {
 /// All faults there are.
 #[must_use]
 pub fn all() -> Vec<Fault> {
-    [host::FAULTS, docker::FAULTS, etcd::FAULTS, link::FAULTS, hand::FAULTS, lease::FAULTS].concat()
+    [host::FAULTS, docker::FAULTS, etcd::FAULTS, link::FAULTS, tampering::FAULTS, lease::FAULTS].concat()
 }
 
 /// What a new container or a new host met while the cause lasted.

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::time::Duration;
 
 use crate::engine::{Engine, Output};
-use crate::eventually::{Look, eventually};
+use crate::eventually::{Condition, eventually};
 use crate::{Error, Result};
 
 /// The Docker that runs the flannel image.
@@ -63,9 +63,9 @@ impl LabHost {
                 return Err(Error::State(format!("{} stopped while starting: {}", self.name, log.trim())));
             }
             if self.exec(&["test", "-e", "/run/lab/ready"]).await?.code == 0 {
-                return Ok(Look::Ready(()));
+                return Ok(Condition::Ready(()));
             }
-            Ok(Look::NotYet(self.engine.tail(&self.container, 1).await.trim().to_owned()))
+            Ok(Condition::NotYet(self.engine.tail(&self.container, 1).await.trim().to_owned()))
         })
         .await
     }

@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use flannel_lab::args::{self, Action};
-use flannel_lab::progress::{Progress, print};
+use flannel_lab::progress::Progress;
 use flannel_lab::{Error, commands};
 
 /// Exit code of a wrong command line; everything else that fails is 1.
@@ -13,10 +13,11 @@ const USAGE: u8 = 2;
 async fn main() -> ExitCode {
     let progress = Progress::from_environment();
     let done = match args::parse(std::env::args().skip(1)) {
-        Err(error) => Err(error),
+        // Prints help and version, too; they are not failures.
+        Err(error) => error.exit(),
         Ok(args) => match args.action {
             Action::Up => commands::up(&args, &progress).await,
-            Action::Keep => commands::keep(&args).await,
+            Action::Hold => commands::hold(&args).await,
             Action::Down => commands::down(&args, &progress).await,
             Action::Matrix => commands::matrix(&args, &progress).await,
             Action::Status => commands::status(&args).await,
@@ -35,10 +36,6 @@ async fn main() -> ExitCode {
             Action::Compose => commands::compose(&args).await,
             Action::Serve => commands::serve(),
             Action::Probe => commands::probe(&args),
-            Action::Help => {
-                print(format_args!("{}", args::HELP));
-                Ok(())
-            }
         },
     };
     match done {

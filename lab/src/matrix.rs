@@ -1,6 +1,6 @@
 //! The matrix: every path between containers, hosts and published ports, tried and held to what it promises.
 //!
-//! What there is to try follows from the places ([`plan`]); who stands at a place tries its paths
+//! What there is to try follows from the places ([`plan`]); each place tries its own paths
 //! ([`crate::measure::ask_all`]); [`Matrix`] is what came of it, for people and for machines.
 
 mod table;
@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 use crate::measure::{Answer, Ask, Check, TCP_BYTES};
 use crate::topology::Topology;
 
-/// What stands at a place.
+/// What a place is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Kind {
@@ -30,7 +30,7 @@ pub enum Kind {
 /// One end of paths.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Place {
-    /// What stands there.
+    /// What it is.
     pub kind: Kind,
     /// For people: `c1`, `h2`, `h2:7412`. One that asks has one name for all its addresses.
     pub name: String,

@@ -6,8 +6,8 @@ use std::time::{Duration, Instant};
 /// Set by the scripts that did something before: the seconds that passed already.
 pub const ELAPSED_VARIABLE: &str = "FLANNEL_LAB_ELAPSED";
 
-/// How long a person is left without a line.
-const PATIENCE: Duration = Duration::from_secs(2);
+/// The longest time without a line.
+const TIMEOUT: Duration = Duration::from_secs(2);
 
 /// The clock of a run and its output.
 #[derive(Debug, Clone)]
@@ -30,7 +30,7 @@ impl Progress {
         Self { begin: Instant::now(), before }
     }
 
-    /// Starts the clock where the calling script's clock stands.
+    /// Starts the clock with the seconds of the calling script.
     #[must_use]
     pub fn from_environment() -> Self {
         let before = std::env::var(ELAPSED_VARIABLE).ok().and_then(|text| text.parse().ok()).unwrap_or(0);
@@ -47,7 +47,7 @@ impl Progress {
     pub async fn during<F: Future>(&self, what: &str, work: F) -> F::Output {
         let mut work = std::pin::pin!(work);
         loop {
-            match tokio::time::timeout(PATIENCE, work.as_mut()).await {
+            match tokio::time::timeout(TIMEOUT, work.as_mut()).await {
                 Ok(done) => return done,
                 Err(_) => self.say(format_args!("  ... {what}")),
             }

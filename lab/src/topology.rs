@@ -31,7 +31,7 @@
 //! args = ["-ip-masq"]
 //! ```
 //!
-//! What is wrong with a file is told all at once, each mistake with the name of the object.
+//! All errors in a file are reported together, each with the name of the object.
 
 mod check;
 mod plan;

@@ -207,10 +207,10 @@ impl World {
         of_host.map(|(_, name, value)| (name.as_str(), value.as_str()))
     }
 
-    /// Pulls or plugs the cable of `port`, without the other end seeing its carrier go.
-    pub fn cable(&self, port: &str, plugged: bool) -> Result<()> {
+    /// Connects `port` to its bridge or disconnects it; the other end keeps its carrier.
+    pub fn connect(&self, port: &str, connected: bool) -> Result<()> {
         let node = self.node(port)?;
-        if plugged {
+        if connected {
             let bridge = wiring::bridge(&node.spec().underlay);
             self.switch.ip(&format!("link set {port} master {bridge}"))?;
             return self.switch.port_forwards(port);
@@ -239,7 +239,7 @@ fn etcds(number: usize, topology: &Topology, switch: &Namespace, directory: &Pat
             let (etcds, failed) = (&etcds, &failed);
             scope.spawn(move || {
                 if let Err(error) = start_member(etcds, member, false) {
-                    // The first error is told; the others are of its making.
+                    // The first error is reported; the others follow from it.
                     drop(failed.set(error));
                 }
             });
@@ -267,7 +267,7 @@ pub(super) fn start_member(etcds: &[Etcd], member: usize, again: bool) -> Result
             &cluster.join(","),
             "--initial-cluster-state",
             state,
-            // Elections among several need calmer timers than one member's: the machine is busy.
+            // Elections among several need longer timers than one member's: the machine is busy.
             "--heartbeat-interval",
             "100",
             "--election-timeout",

@@ -1,176 +1,74 @@
 //! The `Backend` object of the config: which backend, and its options.
 //!
-//! Source of names, defaults and limits: docs/upstream.md, section 5. Keys match in any case, unknown ones are passed over,
-//! the type compares without case.
+//! Each backend's options are read by a file of their own below; the table of backends is the daemon's. Source of
+//! names, defaults and limits: docs/upstream.md, section 5. Keys match in any case, unknown ones are ignored, the type compares
+//! without case.
 
 use crate::json::Object;
+pub use extension::Extension;
+pub use ipip::Ipip;
+pub use udp::Udp;
+pub use vxlan::Vxlan;
 pub use wireguard::{Mode, Wireguard};
 
+mod extension;
+mod ipip;
+mod udp;
+mod vxlan;
 mod wireguard;
-
-/// A backend with its options.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum BackendConfig {
-    /// Kernel VXLAN.
-    Vxlan(Vxlan),
-    /// Plain routes through hosts of the same link.
-    HostGw,
-    /// IPv4 packets in UDP datagrams, moved by the daemon.
-    Udp(Udp),
-    /// A lease and nothing else.
-    Alloc,
-    /// Commands of the operator's.
-    Extension(Extension),
-    /// IPv4 packets in IPv4 packets, by the kernel.
-    Ipip(Ipip),
-    /// Encrypted tunnels of the kernel.
-    Wireguard(Wireguard),
-}
-
-/// Options of `vxlan`.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Vxlan {
-    /// VXLAN network identifier, 24 bits; default 1.
-    pub vni: u32,
-    /// UDP port of the tunnel; 0, the default, leaves it to the kernel, which takes 8472.
-    pub port: u16,
-    /// Group-based policy extension.
-    pub gbp: bool,
-    /// Whether the device learns addresses from what it receives.
-    pub learning: bool,
-    /// Plain routes to hosts of the same link, tunnels only to the others.
-    pub direct_routing: bool,
-    /// MTU of the outer packets, in bytes; default that of the external interface.
-    pub mtu: Option<u32>,
-}
-
-/// Options of `udp`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Udp {
-    /// The UDP port, the same on all hosts; default 8285.
-    pub port: u16,
-    /// Many packets at a time, where the kernel can; default yes. Upstream passes over this key and the next.
-    pub offload: bool,
-    /// Packets are taken from senders that no lease names, as upstream does; default no.
-    pub any_source: bool,
-}
-
-/// Options of `extension`: command lines for `sh -c`, empty for nothing to be run.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Extension {
-    /// `PreStartupCommand`: run before the lease is taken; its output is what the lease tells the other hosts.
-    pub pre_startup: String,
-    /// `PostStartupCommand`: run once the lease is there.
-    pub post_startup: String,
-    /// `SubnetAddCommand`: run for each remote lease that comes.
-    pub subnet_add: String,
-    /// `SubnetRemoveCommand`: run for each remote lease that goes.
-    pub subnet_remove: String,
-}
-
-/// Options of `ipip`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Ipip {
-    /// Plain routes to hosts of the same link, the tunnel only to the others.
-    pub direct_routing: bool,
-}
 
 /// What is wrong with the `Backend` object: one sentence part for each mistake.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{}", .0.join("; "))]
 pub struct BadBackend(pub Vec<String>);
 
-/// The backends this build has, as the config names them.
-pub const NAMES: &[&str] = &["vxlan", "host-gw", "udp", "alloc", "extension", "ipip", "wireguard"];
-
-/// Backends of upstream that this build doesn't have.
+/// Backends of upstream that this build does not have.
 const UPSTREAM_ONLY: &[&str] = &["ipsec", "tencent-vpc"];
 
-impl BackendConfig {
-    /// Reads the `Backend` object.
-    pub fn parse(text: &str) -> Result<Self, BadBackend> {
-        let object = Object::parse(text).map_err(|e| BadBackend(vec![format!("Backend is {e}")]))?;
-        let kind = object
-            .get::<String>("Type", "a text")
-            .map_err(|e| BadBackend(vec![format!("Backend.{e}")]))?
-            .unwrap_or_default();
-        let mut options = Options { object, mistakes: Vec::new() };
-        let backend = match kind.to_ascii_lowercase().as_str() {
-            "vxlan" => Self::Vxlan(options.vxlan()),
-            "udp" => Self::Udp(Udp {
-                port: options.get("Port", "a UDP port", 8285),
-                offload: options.get("Offload", "true or false", true),
-                any_source: options.get("AnySource", "true or false", false),
-            }),
-            "host-gw" => Self::HostGw,
-            "alloc" => Self::Alloc,
-            "extension" => Self::Extension(options.extension()),
-            "ipip" => Self::Ipip(Ipip { direct_routing: options.get("DirectRouting", "true or false", false) }),
-            "wireguard" => Self::Wireguard(options.wireguard()),
-            other => {
-                let known = NAMES.join(", ");
-                let why = match other {
-                    "" => "is missing".to_owned(),
-                    other if UPSTREAM_ONLY.contains(&other) => format!("{other:?} is not built into this daemon"),
-                    _ => format!("{kind:?} is unknown"),
-                };
-                return Err(BadBackend(vec![format!("Backend.Type {why}: use one of {known}")]));
-            }
-        };
-        if options.mistakes.is_empty() { Ok(backend) } else { Err(BadBackend(options.mistakes)) }
-    }
-
-    /// The backend's name, as in the config and in leases.
-    pub fn name(&self) -> &'static str {
-        match self {
-            Self::Vxlan(_) => "vxlan",
-            Self::HostGw => "host-gw",
-            Self::Udp(_) => "udp",
-            Self::Alloc => "alloc",
-            Self::Extension(_) => "extension",
-            Self::Ipip(_) => "ipip",
-            Self::Wireguard(_) => "wireguard",
-        }
-    }
+/// A backend as the config knows it: the name in `Type`, and what reads its options.
+pub struct Kind<T> {
+    /// The name, in lower case.
+    pub name: &'static str,
+    /// Reads the options; mistakes are collected in the fields.
+    pub read: fn(&mut Fields<'_>) -> T,
 }
 
-struct Options<'a> {
+/// Reads the `Backend` object as one of these kinds; returns its name and its options.
+pub fn parse<T>(text: &str, kinds: &[Kind<T>]) -> Result<(&'static str, T), BadBackend> {
+    let object = Object::parse(text).map_err(|e| BadBackend(vec![format!("Backend is {e}")]))?;
+    let given = object
+        .get::<String>("Type", "a text")
+        .map_err(|e| BadBackend(vec![format!("Backend.{e}")]))?
+        .unwrap_or_default();
+    let name = given.to_ascii_lowercase();
+    let Some(kind) = kinds.iter().find(|kind| kind.name == name) else {
+        let known = kinds.iter().map(|kind| kind.name).collect::<Vec<_>>().join(", ");
+        let why = match name.as_str() {
+            "" => "is missing".to_owned(),
+            other if UPSTREAM_ONLY.contains(&other) => format!("{other:?} is not built into this daemon"),
+            _ => format!("{given:?} is unknown"),
+        };
+        return Err(BadBackend(vec![format!("Backend.Type {why}: use one of {known}")]));
+    };
+    let mut fields = Fields { object, mistakes: Vec::new() };
+    let options = (kind.read)(&mut fields);
+    if fields.mistakes.is_empty() { Ok((kind.name, options)) } else { Err(BadBackend(fields.mistakes)) }
+}
+
+/// The fields of the `Backend` object.
+pub struct Fields<'a> {
     object: Object<'a>,
     mistakes: Vec<String>,
 }
 
-impl<'a> Options<'a> {
-    fn get<T: serde::Deserialize<'a>>(&mut self, name: &str, expected: &str, default: T) -> T {
+impl<'a> Fields<'a> {
+    /// A field's value, or `default`; a value of the wrong type is a mistake.
+    pub fn get<T: serde::Deserialize<'a>>(&mut self, name: &str, expected: &str, default: T) -> T {
         let value = self.object.get(name, expected).unwrap_or_else(|e| {
             self.mistakes.push(format!("Backend.{e}"));
             None
         });
         value.unwrap_or(default)
-    }
-
-    fn vxlan(&mut self) -> Vxlan {
-        let vxlan = Vxlan {
-            vni: self.get("VNI", "a VXLAN network identifier (0 to 16777215)", 1),
-            port: self.get("Port", "a UDP port", 0),
-            gbp: self.get("GBP", "true or false", false),
-            learning: self.get("Learning", "true or false", false),
-            direct_routing: self.get("DirectRouting", "true or false", false),
-            mtu: Some(self.get("MTU", "a number of bytes", 0)).filter(|mtu| *mtu > 0),
-        };
-        if vxlan.vni >= 1 << 24 {
-            self.mistakes.push(format!("Backend.VNI {} is over 16777215, the largest of 24 bits", vxlan.vni));
-        }
-        vxlan
-    }
-
-    fn extension(&mut self) -> Extension {
-        let mut command = |name: &str| self.get(name, "a command line in a text", String::new());
-        Extension {
-            pre_startup: command("PreStartupCommand"),
-            post_startup: command("PostStartupCommand"),
-            subnet_add: command("SubnetAddCommand"),
-            subnet_remove: command("SubnetRemoveCommand"),
-        }
     }
 }
 
@@ -178,28 +76,48 @@ impl<'a> Options<'a> {
 mod tests {
     use super::*;
 
+    #[derive(Debug, PartialEq)]
+    enum Options {
+        Vxlan(Vxlan),
+        Udp(Udp),
+        Extension(Extension),
+        Ipip(Ipip),
+        None,
+    }
+
+    const KINDS: &[Kind<Options>] = &[
+        Kind { name: "vxlan", read: |fields| Options::Vxlan(Vxlan::read(fields)) },
+        Kind { name: "udp", read: |fields| Options::Udp(Udp::read(fields)) },
+        Kind { name: "alloc", read: |_| Options::None },
+        Kind { name: "extension", read: |fields| Options::Extension(Extension::read(fields)) },
+        Kind { name: "ipip", read: |fields| Options::Ipip(Ipip::read(fields)) },
+    ];
+
+    fn read(text: &str) -> Result<Options, BadBackend> {
+        parse(text, KINDS).map(|(_, options)| options)
+    }
+
     fn says(text: &str) -> String {
-        BackendConfig::parse(text).unwrap_err().to_string()
+        read(text).unwrap_err().to_string()
     }
 
     #[test]
     fn types_in_any_case_with_upstreams_defaults() {
-        let udp = |port, offload, any_source| Ok(BackendConfig::Udp(Udp { port, offload, any_source }));
-        assert_eq!(BackendConfig::parse(r#"{"type":"UDP"}"#), udp(8285, true, false));
+        let udp = |port, offload, any_source| Ok(Options::Udp(Udp { port, offload, any_source }));
+        assert_eq!(read(r#"{"type":"UDP"}"#), udp(8285, true, false));
         let given = r#"{"Type":"udp","Port":7890,"Offload":false,"anysource":true}"#;
-        assert_eq!(BackendConfig::parse(given), udp(7890, false, true));
-        assert_eq!(BackendConfig::parse(r#"{"Type":"Alloc","x":1}"#), Ok(BackendConfig::Alloc));
-        assert_eq!(BackendConfig::parse(r#"{"Type":"host-gw"}"#), Ok(BackendConfig::HostGw));
+        assert_eq!(read(given), udp(7890, false, true));
+        assert_eq!(read(r#"{"Type":"Alloc","x":1}"#), Ok(Options::None));
         let defaults = Vxlan { vni: 1, port: 0, gbp: false, learning: false, direct_routing: false, mtu: None };
-        assert_eq!(BackendConfig::parse(r#"{"Type":"vxlan"}"#), Ok(BackendConfig::Vxlan(defaults.clone())));
+        assert_eq!(read(r#"{"Type":"vxlan"}"#), Ok(Options::Vxlan(defaults.clone())));
         let given = r#"{"Type":"VXLAN","VNI":7,"port":4789,"GBP":true,"Learning":true,"MTU":1400}"#;
         let expected = Vxlan { vni: 7, port: 4789, gbp: true, learning: true, mtu: Some(1400), ..defaults };
-        assert_eq!(BackendConfig::parse(given), Ok(BackendConfig::Vxlan(expected)));
+        assert_eq!(read(given), Ok(Options::Vxlan(expected)));
     }
 
     #[test]
     fn an_extension_is_up_to_four_commands() {
-        assert_eq!(BackendConfig::parse(r#"{"Type":"extension"}"#), Ok(BackendConfig::Extension(Extension::default())));
+        assert_eq!(read(r#"{"Type":"extension"}"#), Ok(Options::Extension(Extension::default())));
         let given = r#"{"Type":"Extension","PreStartupCommand":"a","postStartupCommand":"b && c",
             "SubnetAddCommand":"ip route add $SUBNET via \"$PUBLIC_IP\"","SubnetRemoveCommand":null}"#;
         let expected = Extension {
@@ -208,7 +126,7 @@ mod tests {
             subnet_add: r#"ip route add $SUBNET via "$PUBLIC_IP""#.into(),
             subnet_remove: String::new(),
         };
-        assert_eq!(BackendConfig::parse(given), Ok(BackendConfig::Extension(expected)));
+        assert_eq!(read(given), Ok(Options::Extension(expected)));
         assert_eq!(
             says(r#"{"Type":"extension","SubnetAddCommand":["ip"],"SubnetRemoveCommand":1}"#),
             "Backend.SubnetAddCommand is [\"ip\"], which is not a command line in a text; \
@@ -218,9 +136,9 @@ mod tests {
 
     #[test]
     fn ipip_may_route_directly() {
-        let ipip = |direct_routing| Ok(BackendConfig::Ipip(Ipip { direct_routing }));
-        assert_eq!(BackendConfig::parse(r#"{"Type":"ipip"}"#), ipip(false));
-        assert_eq!(BackendConfig::parse(r#"{"Type":"IPIP","directrouting":true}"#), ipip(true));
+        let ipip = |direct_routing| Ok(Options::Ipip(Ipip { direct_routing }));
+        assert_eq!(read(r#"{"Type":"ipip"}"#), ipip(false));
+        assert_eq!(read(r#"{"Type":"IPIP","directrouting":true}"#), ipip(true));
         assert_eq!(
             says(r#"{"Type":"ipip","DirectRouting":"yes"}"#),
             "Backend.DirectRouting is \"yes\", which is not true or false"
@@ -229,17 +147,11 @@ mod tests {
 
     #[test]
     fn mistakes_name_the_key() {
-        assert_eq!(
-            says("{}"),
-            "Backend.Type is missing: use one of vxlan, host-gw, udp, alloc, extension, ipip, wireguard"
-        );
-        assert_eq!(
-            says("null"),
-            "Backend.Type is missing: use one of vxlan, host-gw, udp, alloc, extension, ipip, wireguard"
-        );
+        assert_eq!(says("{}"), "Backend.Type is missing: use one of vxlan, udp, alloc, extension, ipip");
+        assert_eq!(says("null"), "Backend.Type is missing: use one of vxlan, udp, alloc, extension, ipip");
         assert_eq!(
             says(r#"{"Type":"nope"}"#),
-            "Backend.Type \"nope\" is unknown: use one of vxlan, host-gw, udp, alloc, extension, ipip, wireguard"
+            "Backend.Type \"nope\" is unknown: use one of vxlan, udp, alloc, extension, ipip"
         );
         for upstream in ["ipsec", "tencent-vpc"] {
             assert!(says(&format!(r#"{{"Type":"{upstream}"}}"#)).contains("not built into this daemon"));

@@ -22,6 +22,7 @@ pub mod name;
 pub mod net;
 pub mod packet;
 pub mod renewal;
+pub mod schedule;
 pub mod subnet_env;
 pub mod view;
 pub mod wireguard;

@@ -4,7 +4,7 @@
 use std::net::{Ipv4Addr, Ipv6Addr};
 
 use flannel_core::allocate;
-use flannel_core::backend_config::BackendConfig;
+use flannel_core::backend_config::{self, Extension, Ipip, Kind, Udp, Vxlan, Wireguard};
 use flannel_core::config::NetworkConfig;
 use flannel_core::family::Dual;
 use flannel_core::flags::{self, Flag, Set, Stop};
@@ -155,6 +155,15 @@ fn attrs() -> impl Strategy<Value = LeaseAttrs> {
     )
 }
 
+const BACKENDS: &[Kind<()>] = &[
+    Kind { name: "vxlan", read: |fields| _ = Vxlan::read(fields) },
+    Kind { name: "udp", read: |fields| _ = Udp::read(fields) },
+    Kind { name: "extension", read: |fields| _ = Extension::read(fields) },
+    Kind { name: "ipip", read: |fields| _ = Ipip::read(fields) },
+    Kind { name: "wireguard", read: |fields| _ = Wireguard::read(fields) },
+    Kind { name: "alloc", read: |_| () },
+];
+
 proptest! {
     // A failing input is printed; no file beside the tests is written.
     #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
@@ -218,7 +227,7 @@ proptest! {
                     prop_assert!(picked.is_none_or(|net| range.fits(&net)), "{:?} {:?}", range, picked);
                     prop_assert_eq!(picked.is_none(), range.min > range.max);
                 }
-                if let Err(bad) = BackendConfig::parse(&config.backend) {
+                if let Err(bad) = backend_config::parse(&config.backend, BACKENDS) {
                     one_line(bad)?;
                 }
             }
@@ -228,8 +237,8 @@ proptest! {
 
     #[test]
     fn backends_of_any_text_are_refused_or_named(text in hostile()) {
-        match BackendConfig::parse(&text) {
-            Ok(backend) => prop_assert!(flannel_core::backend_config::NAMES.contains(&backend.name())),
+        match backend_config::parse(&text, BACKENDS) {
+            Ok((name, ())) => prop_assert!(BACKENDS.iter().any(|kind| kind.name == name)),
             Err(bad) => one_line(bad)?,
         }
     }

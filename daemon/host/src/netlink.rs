@@ -31,7 +31,7 @@ use socket::{Socket, is_overrun};
 
 /// How often a dump is repeated that changes of others interrupted. Each takes some hundred microseconds to some
 /// milliseconds.
-const DUMP_ATTEMPTS: usize = 20;
+pub const DUMP_ATTEMPTS: usize = 20;
 
 /// What went wrong with one operation, as far as our programs react to it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -143,8 +143,7 @@ impl Netlink {
                 return Ok(list);
             }
         }
-        let reason = format!("it changed each of {DUMP_ATTEMPTS} times while it was read");
-        Err(KernelError { what: what(), reason, fault: Fault::Interrupted })
+        Err(interrupted(what()))
     }
 
     /// All devices.
@@ -239,6 +238,12 @@ pub fn io_error(what: String, error: &io::Error) -> KernelError {
         Some(errno) => refusal(what, errno),
         None => KernelError { what, reason: error.to_string(), fault: Fault::Other },
     }
+}
+
+/// Every attempt at a dump was interrupted.
+pub fn interrupted(what: String) -> KernelError {
+    let reason = format!("not read whole: the list changed during each of {DUMP_ATTEMPTS} attempts");
+    KernelError { what, reason, fault: Fault::Interrupted }
 }
 
 /// Decodes an error number.

@@ -2,11 +2,21 @@
 
 use flannel_core::entry::Entry;
 use flannel_core::family::Families;
-use flannel_core::lease::{BadLease, Lease};
+use flannel_core::key::SubnetKey;
+use flannel_core::lease::{BadLease, Lease, LeaseAttrs};
+use futures_util::future::LocalBoxFuture;
 
-use super::Backend;
+use super::{Attached, Backend, Context, Kind};
+use crate::error::Error;
 use crate::kernel::Scope;
 use crate::uplink::ExternalInterface;
+
+/// The backend's line in the table.
+pub const KIND: Kind = Kind {
+    name: "alloc",
+    devices: &[],
+    read: |_| Box::new(|context| Box::pin(async { Ok(Box::new(Alloc::new(&context.uplink)) as Box<dyn Backend>) })),
+};
 
 /// No device, no entries.
 #[derive(Debug, Clone, Copy)]
@@ -22,6 +32,17 @@ impl Alloc {
 }
 
 impl Backend for Alloc {
+    /// parity: upstream leaves BackendType out.
+    fn attrs(&self, plain: LeaseAttrs) -> LeaseAttrs {
+        plain
+    }
+
+    fn attach<'a>(&'a mut self, _: &'a Context, _: SubnetKey) -> LocalBoxFuture<'a, Result<Box<dyn Attached>, Error>> {
+        Box::pin(async { Ok(Box::new(*self) as Box<dyn Attached>) })
+    }
+}
+
+impl Attached for Alloc {
     fn mtu(&self) -> u32 {
         self.mtu
     }

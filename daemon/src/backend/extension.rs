@@ -16,9 +16,10 @@ use flannel_core::config::NetworkConfig;
 use flannel_core::entry::Entry;
 use flannel_core::family::Families;
 use flannel_core::key::SubnetKey;
-use flannel_core::lease::{BadLease, ExtensionData, Lease};
+use flannel_core::lease::{BadLease, ExtensionData, Lease, LeaseAttrs};
+use futures_util::future::LocalBoxFuture;
 
-use super::Backend;
+use super::{Attached, Backend, Context, Kind};
 use crate::error::Error;
 use crate::kernel::Scope;
 use crate::uplink::ExternalInterface;
@@ -26,6 +27,18 @@ use command::Job;
 use worker::{Lines, Remote, Times, Worker};
 
 const TIMES: Times = Times { limit: Duration::from_secs(30), look: Duration::from_secs(10) };
+
+/// The backend's line in the table.
+pub const KIND: Kind = Kind {
+    name: "extension",
+    devices: &[],
+    read: |fields| {
+        let options = Options::read(fields);
+        Box::new(move |context| {
+            Box::pin(async move { Ok(Box::new(Prepared::new(context, &options).await?) as Box<dyn Backend>) })
+        })
+    },
+};
 
 /// What is there before the lease.
 pub struct Prepared {
@@ -38,19 +51,14 @@ pub struct Prepared {
 
 impl Prepared {
     /// Runs the pre-startup command.
-    pub async fn new(options: &Options, uplink: &ExternalInterface) -> Result<Self, Error> {
+    pub async fn new(context: &Context, options: &Options) -> Result<Self, Error> {
         let job = Job { key: "PreStartupCommand", line: &options.pre_startup, variables: Vec::new(), input: "" };
         let data = if options.pre_startup.is_empty() { None } else { Some(ExtensionData(run(&job).await?)) };
-        Ok(Self { options: options.clone(), uplink: uplink.clone(), data, worker: None })
-    }
-
-    /// What the lease says.
-    pub fn data(&self) -> Option<&ExtensionData> {
-        self.data.as_ref()
+        Ok(Self { options: options.clone(), uplink: context.uplink.clone(), data, worker: None })
     }
 
     /// Runs the post-startup command, once.
-    pub async fn attach(&mut self, config: &NetworkConfig, lease: SubnetKey) -> Result<Extension, Error> {
+    async fn attach(&mut self, Context { config, .. }: &Context, lease: SubnetKey) -> Result<Extension, Error> {
         let worker = match &self.worker {
             Some(worker) => worker.clone(),
             None => {
@@ -85,14 +93,37 @@ async fn run(job: &Job<'_>) -> Result<String, Error> {
     job.run(TIMES.limit).await.map_err(|reason| Error::Setup { backend: "extension", reason })
 }
 
-/// The backend at work.
+impl Backend for Prepared {
+    fn attrs(&self, plain: LeaseAttrs) -> LeaseAttrs {
+        LeaseAttrs {
+            backend_type: "extension".into(),
+            backend_data: self.data.as_ref().map(ExtensionData::to_json),
+            ..plain
+        }
+    }
+
+    fn attach<'a>(
+        &'a mut self,
+        context: &'a Context,
+        lease: SubnetKey,
+    ) -> LocalBoxFuture<'a, Result<Box<dyn Attached>, Error>> {
+        Box::pin(async move { Ok(Box::new(self.attach(context, lease).await?) as Box<dyn Attached>) })
+    }
+
+    /// What the commands made is the operator's, whatever its name.
+    fn replaces_devices(&self) -> bool {
+        false
+    }
+}
+
+/// The backend with its lease.
 #[derive(Debug, Clone)]
 pub struct Extension {
     mtu: u32,
     worker: Rc<Worker>,
 }
 
-impl Backend for Extension {
+impl Attached for Extension {
     fn mtu(&self) -> u32 {
         self.mtu
     }
@@ -106,16 +137,12 @@ impl Backend for Extension {
         data(remote).map(|_| Vec::new())
     }
 
-    fn follows(&self) -> bool {
-        true
-    }
-
-    fn follow(&self, remote: Vec<Lease>) {
-        let with_data = |lease: Lease| {
-            let data = data(&lease).ok()??;
-            Some((lease.key, Remote { lease, data }))
+    fn on_leases(&self, remote: &mut dyn Iterator<Item = &Lease>) {
+        let with_data = |lease: &Lease| {
+            let data = data(lease).ok()??;
+            Some((lease.key, Remote { lease: lease.clone(), data }))
         };
-        self.worker.wish(remote.into_iter().filter_map(with_data).collect::<BTreeMap<_, _>>());
+        self.worker.wish(remote.filter_map(with_data).collect::<BTreeMap<_, _>>());
     }
 }
 
@@ -131,7 +158,6 @@ fn data(remote: &Lease) -> Result<Option<String>, BadLease> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use flannel_core::lease::LeaseAttrs;
 
     fn lease(value: &str) -> Lease {
         Lease { key: "10.5.1.0-24".parse().unwrap(), attrs: LeaseAttrs::from_json(value).unwrap() }

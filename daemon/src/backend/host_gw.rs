@@ -6,12 +6,25 @@ use flannel_core::config::{NetworkConfig, Range};
 use flannel_core::entry::{Entry, LinkIndex, Route};
 use flannel_core::family::Families;
 use flannel_core::ipnet::IpNet;
-use flannel_core::lease::{BadLease, Lease};
+use flannel_core::key::SubnetKey;
+use flannel_core::lease::{BadLease, Lease, LeaseAttrs};
+use futures_util::future::LocalBoxFuture;
 
-use super::Backend;
+use super::{Attached, Backend, Context, Kind};
 use crate::error::Error;
 use crate::kernel::Scope;
 use crate::uplink::ExternalInterface;
+
+/// The backend's line in the table.
+pub const KIND: Kind = Kind {
+    name: "host-gw",
+    devices: &[],
+    read: |_| {
+        Box::new(|context| {
+            Box::pin(async { Ok(Box::new(HostGw::new(&context.config, &context.uplink)?) as Box<dyn Backend>) })
+        })
+    },
+};
 
 /// Routes on the external interface.
 #[derive(Debug, Clone)]
@@ -43,12 +56,22 @@ impl HostGw {
 }
 
 impl Backend for HostGw {
+    fn attrs(&self, plain: LeaseAttrs) -> LeaseAttrs {
+        LeaseAttrs { backend_type: "host-gw".into(), ..plain }
+    }
+
+    fn attach<'a>(&'a mut self, _: &'a Context, _: SubnetKey) -> LocalBoxFuture<'a, Result<Box<dyn Attached>, Error>> {
+        Box::pin(async { Ok(Box::new(self.clone()) as Box<dyn Attached>) })
+    }
+}
+
+impl Attached for HostGw {
     fn mtu(&self) -> u32 {
         self.mtu
     }
 
     fn scope(&self) -> Scope {
-        Scope { owned: Vec::new(), shared: Some((self.link, self.ranges.clone())), peers: false }
+        Scope { owned: Vec::new(), shared: Some((self.link, self.ranges.clone())) }
     }
 
     fn entries(&self, remote: &Lease, _: Families) -> Result<Vec<Entry>, BadLease> {
@@ -71,7 +94,6 @@ pub(super) fn direct_route(remote: &Lease, dst: IpNet, link: LinkIndex) -> Resul
 mod tests {
     use super::*;
     use crate::uplink::Addresses;
-    use flannel_core::lease::LeaseAttrs;
     use flannel_core::name::IfName;
 
     fn uplink(public: &str) -> ExternalInterface {

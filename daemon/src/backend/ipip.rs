@@ -7,24 +7,36 @@
 use std::net::{IpAddr, Ipv4Addr};
 
 use flannel_core::backend_config::Ipip as Options;
-use flannel_core::config::{NetworkConfig, Range};
+use flannel_core::config::Range;
 use flannel_core::entry::{Entry, LinkIndex, Route};
 use flannel_core::family::Families;
 use flannel_core::ipnet::IpNet;
 use flannel_core::key::SubnetKey;
-use flannel_core::lease::{BadLease, Lease};
+use flannel_core::lease::{BadLease, Lease, LeaseAttrs};
 use flannel_core::name::IfName;
+use futures_util::future::LocalBoxFuture;
 
-use super::{Backend, base, host_gw, setup};
+use super::{Attached, Backend, Context, DevicePattern, Kind, base, host_gw, setup};
 use crate::error::Error;
 use crate::kernel::ipip::IpipSpec;
 use crate::kernel::netlink::Netlink;
 use crate::kernel::{KernelError, Scope};
-use crate::uplink::ExternalInterface;
 
 const NAME: &str = "flannel.ipip";
 /// The outer IPv4 header, in bytes.
 const OVERHEAD: u32 = 20;
+
+/// The backend's line in the table.
+pub const KIND: Kind = Kind {
+    name: "ipip",
+    devices: &[DevicePattern { kind: "ipip", prefix: NAME }],
+    read: |fields| {
+        let options = Options::read(fields);
+        Box::new(move |context| {
+            Box::pin(async move { Ok(Box::new(Prepared::new(context, &options).await?) as Box<dyn Backend>) })
+        })
+    },
+};
 
 /// The device as it must be.
 pub struct Prepared {
@@ -37,7 +49,7 @@ pub struct Prepared {
 
 impl Prepared {
     /// Makes or adopts the device, before the lease: a kernel without ipip is no reason to leave a lease behind.
-    pub async fn new(kernel: &Netlink, options: &Options, uplink: &ExternalInterface) -> Result<Self, Error> {
+    pub async fn new(Context { kernel, uplink, .. }: &Context, options: &Options) -> Result<Self, Error> {
         let fail = |reason: String| Error::Setup { backend: "ipip", reason };
         let v4 = uplink
             .v4
@@ -52,7 +64,7 @@ impl Prepared {
     }
 
     /// Gives the device its address; makes it again if it was lost.
-    pub async fn attach(&mut self, kernel: &Netlink, config: &NetworkConfig, lease: SubnetKey) -> Result<Ipip, Error> {
+    async fn attach(&mut self, Context { kernel, config, .. }: &Context, lease: SubnetKey) -> Result<Ipip, Error> {
         let (Some(range), Some(subnet)) = (config.ranges.v4, lease.v4()) else {
             return Err(Error::Setup { backend: "ipip", reason: "the lease has no IPv4 subnet".into() });
         };
@@ -64,13 +76,31 @@ impl Prepared {
     }
 
     /// Whether the device is still that of the last attaching.
-    pub async fn stands(&self, kernel: &Netlink) -> Result<bool, KernelError> {
+    async fn is_intact(&self, kernel: &Netlink) -> Result<bool, KernelError> {
         let Some((link, address)) = self.made else { return Ok(false) };
         Ok(kernel.device_is_intact(&self.spec.name, link).await? && kernel.has_address(link, address).await?)
     }
 }
 
-/// The backend at work.
+impl Backend for Prepared {
+    fn attrs(&self, plain: LeaseAttrs) -> LeaseAttrs {
+        LeaseAttrs { backend_type: "ipip".into(), ..plain }
+    }
+
+    fn attach<'a>(
+        &'a mut self,
+        context: &'a Context,
+        lease: SubnetKey,
+    ) -> LocalBoxFuture<'a, Result<Box<dyn Attached>, Error>> {
+        Box::pin(async move { Ok(Box::new(self.attach(context, lease).await?) as Box<dyn Attached>) })
+    }
+
+    fn is_intact<'a>(&'a self, kernel: &'a Netlink) -> LocalBoxFuture<'a, Result<bool, KernelError>> {
+        Box::pin(self.is_intact(kernel))
+    }
+}
+
+/// The backend with its lease.
 #[derive(Debug, Clone)]
 pub struct Ipip {
     link: LinkIndex,
@@ -81,17 +111,17 @@ pub struct Ipip {
     direct: bool,
 }
 
-impl Backend for Ipip {
+impl Attached for Ipip {
     fn mtu(&self) -> u32 {
         self.mtu
     }
 
     /// Routes on the external interface are those of DirectRouting, or of an earlier run with host-gw.
     fn scope(&self) -> Scope {
-        Scope { owned: vec![self.link], shared: Some((self.uplink, vec![self.range])), peers: false }
+        Scope { owned: vec![self.link], shared: Some((self.uplink, vec![self.range])) }
     }
 
-    fn wants_reach(&self) -> bool {
+    fn needs_reach(&self) -> bool {
         self.direct
     }
 
@@ -114,7 +144,7 @@ impl Backend for Ipip {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use flannel_core::lease::LeaseAttrs;
+    use flannel_core::config::NetworkConfig;
 
     fn backend(direct: bool) -> Ipip {
         let range = NetworkConfig::parse(r#"{"Network":"10.5.0.0/16"}"#).unwrap().ranges.v4.unwrap();
@@ -143,7 +173,7 @@ mod tests {
     #[test]
     fn direct_routing_takes_a_plain_route_on_the_same_link() {
         let direct = backend(true);
-        assert!(direct.wants_reach());
+        assert!(direct.needs_reach());
         let on_link = Families::V4;
         assert_eq!(direct.entries(&lease(REMOTE), on_link).unwrap(), [route(2, false)]);
         assert_eq!(direct.entries(&lease(REMOTE), Families::EMPTY).unwrap(), [route(4, true)]);

@@ -16,21 +16,22 @@
 use std::net::{Ipv4Addr, SocketAddrV4};
 
 use flannel_core::backend_config::Udp as Options;
-use flannel_core::config::{NetworkConfig, Range};
+use flannel_core::config::Range;
 use flannel_core::entry::{Entry, LinkIndex, Route};
 use flannel_core::family::Families;
 use flannel_core::ipnet::{IpNet, Ipv4Net};
 use flannel_core::key::SubnetKey;
-use flannel_core::lease::{BadLease, Lease};
+use flannel_core::lease::{BadLease, Lease, LeaseAttrs};
 use flannel_core::name::IfName;
 use flannel_core::net::without;
+use futures_util::future::LocalBoxFuture;
 
-use super::{Backend, base};
+use super::{Attached, Backend, Context, Kind, base};
+use crate::data_plane::DataPlane;
 use crate::error::Error;
 use crate::kernel::netlink::Netlink;
 use crate::kernel::{KernelError, Scope};
 use crate::service_manager::DescriptorStore;
-use crate::uplink::ExternalInterface;
 pub use table::Tunnels;
 
 pub mod device;
@@ -46,6 +47,18 @@ pub mod wire;
 const OVERHEAD: u32 = 28;
 /// The kernel fills in the first free number, as for upstream.
 const NAME: &str = "flannel%d";
+
+/// The backend's line in the table.
+pub const KIND: Kind = Kind {
+    name: "udp",
+    devices: &[],
+    read: |fields| {
+        let options = Options::read(fields);
+        Box::new(move |context| {
+            Box::pin(async move { Ok(Box::new(Prepared::new(context, &options)?) as Box<dyn Backend>) })
+        })
+    },
+};
 
 /// The proxy's place, and the proxy once it runs.
 pub struct Prepared {
@@ -66,7 +79,8 @@ struct Running {
 
 impl Prepared {
     /// The socket is bound to the interface's address, which is therefore the source of what is sent.
-    pub fn new(options: &Options, uplink: &ExternalInterface, store: DescriptorStore) -> Result<Self, Error> {
+    pub fn new(context: &Context, options: &Options) -> Result<Self, Error> {
+        let uplink = &context.uplink;
         let v4 = uplink.v4.ok_or_else(|| Error::Setup {
             backend: "udp",
             reason: "it carries IPv4 only: switch EnableIPv4 on or choose vxlan".into(),
@@ -76,11 +90,12 @@ impl Prepared {
         }
         let listen = SocketAddrV4::new(v4.own, options.port);
         let mtu = uplink.mtu.saturating_sub(OVERHEAD);
+        let store = context.descriptors.clone();
         Ok(Self { listen, options: *options, store, uplink: uplink.index, mtu, running: None, made: None })
     }
 
     /// Opens device and socket and starts the proxy; a device that was lost is opened anew.
-    pub async fn attach(&mut self, kernel: &Netlink, config: &NetworkConfig, lease: SubnetKey) -> Result<Udp, Error> {
+    async fn attach(&mut self, Context { kernel, config, .. }: &Context, lease: SubnetKey) -> Result<Udp, Error> {
         let fail = |reason: String| Error::Setup { backend: "udp", reason };
         let (Some(range), Some(subnet)) = (config.ranges.v4, lease.v4()) else {
             return Err(fail("the lease has no IPv4 subnet".into()));
@@ -114,7 +129,7 @@ impl Prepared {
     }
 
     /// Whether the device is the one of the last attaching and has its address.
-    pub async fn stands(&self, kernel: &Netlink) -> Result<bool, KernelError> {
+    async fn is_intact(&self, kernel: &Netlink) -> Result<bool, KernelError> {
         let (Some(running), Some((link, address))) = (&self.running, self.made) else { return Ok(false) };
         Ok(kernel.index_of(&running.name).await? == Some(link) && kernel.has_address(link, address).await?)
     }
@@ -137,7 +152,26 @@ impl Prepared {
     }
 }
 
-/// The backend at work.
+impl Backend for Prepared {
+    /// parity: upstream leaves BackendType out.
+    fn attrs(&self, plain: LeaseAttrs) -> LeaseAttrs {
+        plain
+    }
+
+    fn attach<'a>(
+        &'a mut self,
+        context: &'a Context,
+        lease: SubnetKey,
+    ) -> LocalBoxFuture<'a, Result<Box<dyn Attached>, Error>> {
+        Box::pin(async move { Ok(Box::new(self.attach(context, lease).await?) as Box<dyn Attached>) })
+    }
+
+    fn is_intact<'a>(&'a self, kernel: &'a Netlink) -> LocalBoxFuture<'a, Result<bool, KernelError>> {
+        Box::pin(self.is_intact(kernel))
+    }
+}
+
+/// The backend with its lease.
 #[derive(Debug, Clone)]
 pub struct Udp {
     link: LinkIndex,
@@ -149,17 +183,17 @@ pub struct Udp {
     tunnels: Tunnels,
 }
 
-impl Backend for Udp {
+impl Attached for Udp {
     fn mtu(&self) -> u32 {
         self.mtu
     }
 
     fn scope(&self) -> Scope {
         let (uplink, range) = self.uplink;
-        Scope { owned: vec![self.link], shared: Some((uplink, vec![range])), peers: false }
+        Scope { owned: vec![self.link], shared: Some((uplink, vec![range])) }
     }
 
-    fn standing(&self) -> Vec<Entry> {
+    fn static_entries(&self) -> Vec<Entry> {
         let route = |dst| Entry::Route(Route { dst, via: None, link: self.link, onlink: false });
         without(&self.network.into(), &self.subnet.into()).into_iter().map(route).collect()
     }
@@ -174,7 +208,7 @@ impl Backend for Udp {
         Ok(vec![Entry::Tunnel { subnet, to }])
     }
 
-    fn tunnels(&self) -> Option<&Tunnels> {
-        Some(&self.tunnels)
+    fn data_plane(&self, kernel: &Netlink) -> DataPlane {
+        DataPlane::new(kernel.clone()).with_tunnels(self.tunnels.clone())
     }
 }

@@ -9,20 +9,22 @@
 use std::net::IpAddr;
 
 use flannel_core::backend_config::Vxlan as Options;
-use flannel_core::config::{NetworkConfig, Range};
+use flannel_core::config::Range;
 use flannel_core::entry::{Entry, LinkIndex, Route};
 use flannel_core::family::{Dual, Families, Family};
 use flannel_core::ipnet::IpNet;
 use flannel_core::key::SubnetKey;
-use flannel_core::lease::{BadLease, Lease, VxlanData};
+use flannel_core::lease::{BadLease, Lease, LeaseAttrs, VxlanData};
 use flannel_core::name::{IfName, Mac};
+use futures_util::future::LocalBoxFuture;
 
-use super::{Backend, base, host_gw};
+use super::{Attached, Backend, Context, DevicePattern, Kind, base, host_gw, setup};
+use crate::error::Error;
 use crate::kernel::netlink::Netlink;
 use crate::kernel::vxlan::{MacPolicy, VxlanSpec};
 use crate::kernel::{Fault, KernelError, Scope, offload};
 use crate::uplink::ExternalInterface;
-pub use macs::MacFiles;
+use macs::MacFiles;
 
 mod macs;
 
@@ -42,6 +44,23 @@ fn device_name(family: Family, vni: u32) -> String {
     }
 }
 
+/// The backend's line in the table.
+pub const KIND: Kind = Kind {
+    name: "vxlan",
+    devices: &[
+        DevicePattern { kind: "vxlan", prefix: "flannel." },
+        DevicePattern { kind: "vxlan", prefix: "flannel-v6." },
+    ],
+    read: |fields| {
+        let options = Options::read(fields);
+        Box::new(move |context| {
+            Box::pin(async move {
+                Ok(Box::new(Prepared::new(context, &options).await.map_err(setup("vxlan"))?) as Box<dyn Backend>)
+            })
+        })
+    },
+};
+
 /// The VTEPs as they must be, with the MAC addresses the other hosts are told.
 pub struct Prepared {
     vteps: Dual<VxlanSpec>,
@@ -59,20 +78,17 @@ struct Made {
 
 impl Prepared {
     /// Makes or adopts the devices, because the lease needs their MAC addresses.
-    /// A device that is not there gets the MAC address of an earlier run, which `host.macs` remembers across reboots, so
+    /// A device that is not there gets the MAC address of an earlier run, which [`MacFiles`] remember across reboots, so
     /// that the other hosts need not learn a new one.
-    pub async fn new(
-        kernel: &Netlink,
-        options: &Options,
-        uplink: &ExternalInterface,
-        host: VtepOptions,
-    ) -> Result<Self, KernelError> {
+    pub async fn new(context: &Context, options: &Options) -> Result<Self, KernelError> {
+        let Context { kernel, uplink, .. } = context;
+        let macs = MacFiles(context.state_dir.clone());
         let v4 = uplink.v4.map(|a| (Family::V4, IpAddr::V4(a.public)));
         let v6 = uplink.v6.map(|a| (Family::V6, IpAddr::V6(a.public)));
         let mut vteps = Dual::EMPTY;
         for (family, local) in v4.into_iter().chain(v6) {
             let mut spec = spec(family, options, uplink, local)?;
-            let remembered = host.macs.read(&spec.name, local);
+            let remembered = macs.read(&spec.name, local);
             spec.mac = remembered.unwrap_or(spec.mac);
             let there = kernel.ensure_vxlan(&spec, MacPolicy::Adopt).await?.mac;
             if there != spec.mac {
@@ -80,7 +96,7 @@ impl Prepared {
                 spec.mac = there;
             }
             if remembered != Some(there) {
-                host.macs.write(&spec.name, local, there);
+                macs.write(&spec.name, local, there);
             }
             vteps.set(family, spec);
         }
@@ -88,24 +104,20 @@ impl Prepared {
             vteps,
             uplink: uplink.index,
             direct_routing: options.direct_routing,
-            tx_checksum: host.tx_checksum,
+            tx_checksum: context.tx_checksum,
             made: Vec::new(),
         })
     }
 
     /// What the lease says about the VTEP of a family.
-    pub fn data(&self, family: Family) -> Option<VxlanData> {
+    fn data(&self, family: Family) -> Option<VxlanData> {
         let spec = self.vteps.get(family)?;
         Some(VxlanData { vni: spec.vni, vtep_mac: spec.mac })
     }
 
     /// Gives the devices their addresses; makes them again, with the same MAC, if they were lost.
-    pub async fn attach(
-        &mut self,
-        kernel: &Netlink,
-        config: &NetworkConfig,
-        lease: SubnetKey,
-    ) -> Result<Vxlan, KernelError> {
+    async fn attach(&mut self, context: &Context, lease: SubnetKey) -> Result<Vxlan, KernelError> {
+        let Context { kernel, config, .. } = context;
         let mut links = Dual::EMPTY;
         self.made.clear();
         for (family, spec) in self.vteps.iter() {
@@ -138,7 +150,7 @@ impl Prepared {
 impl Prepared {
     /// Whether the devices are still those of the last attaching, with the MAC addresses the other hosts know and with
     /// their own addresses.
-    pub async fn stands(&self, kernel: &Netlink) -> Result<bool, KernelError> {
+    async fn is_intact(&self, kernel: &Netlink) -> Result<bool, KernelError> {
         for (spec, made) in self.vteps.values().zip(&self.made) {
             if !kernel.vxlan_stands(spec, made.link).await? {
                 return Ok(false);
@@ -152,15 +164,6 @@ impl Prepared {
         // An attaching that failed half-way is to be repeated.
         Ok(self.made.len() == self.vteps.values().count())
     }
-}
-
-/// What a host's flags say about its VTEPs.
-#[derive(Debug, Clone)]
-pub struct VtepOptions {
-    /// Where their MAC addresses are remembered.
-    pub macs: MacFiles,
-    /// Switch their checksum offload on or off.
-    pub tx_checksum: Option<bool>,
 }
 
 fn spec(
@@ -202,7 +205,32 @@ fn accept_no_router_advertisements(name: &IfName) {
     }
 }
 
-/// The backend at work.
+impl Backend for Prepared {
+    fn attrs(&self, plain: LeaseAttrs) -> LeaseAttrs {
+        LeaseAttrs {
+            backend_type: "vxlan".into(),
+            backend_data: self.data(Family::V4).map(VxlanData::to_json),
+            backend_v6_data: self.data(Family::V6).map(VxlanData::to_json),
+            ..plain
+        }
+    }
+
+    fn attach<'a>(
+        &'a mut self,
+        context: &'a Context,
+        lease: SubnetKey,
+    ) -> LocalBoxFuture<'a, Result<Box<dyn Attached>, Error>> {
+        Box::pin(async move {
+            Ok(Box::new(self.attach(context, lease).await.map_err(setup("vxlan"))?) as Box<dyn Attached>)
+        })
+    }
+
+    fn is_intact<'a>(&'a self, kernel: &'a Netlink) -> LocalBoxFuture<'a, Result<bool, KernelError>> {
+        Box::pin(self.is_intact(kernel))
+    }
+}
+
+/// The backend with its lease.
 #[derive(Debug, Clone)]
 pub struct Vxlan {
     links: Dual<LinkIndex>,
@@ -229,17 +257,17 @@ impl Vxlan {
     }
 }
 
-impl Backend for Vxlan {
+impl Attached for Vxlan {
     fn mtu(&self) -> u32 {
         self.mtu
     }
 
     fn scope(&self) -> Scope {
         let owned = self.links.values().copied().collect();
-        Scope { owned, shared: Some((self.uplink, self.ranges.clone())), peers: false }
+        Scope { owned, shared: Some((self.uplink, self.ranges.clone())) }
     }
 
-    fn wants_reach(&self) -> bool {
+    fn needs_reach(&self) -> bool {
         self.direct
     }
 
@@ -264,7 +292,6 @@ impl Backend for Vxlan {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use flannel_core::lease::LeaseAttrs;
 
     const V4_ONLY: &str = "10.5.89.0-24";
     const DUAL: &str = "10.5.51.0-24&fd00:5:0:2::-64";

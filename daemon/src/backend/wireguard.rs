@@ -11,28 +11,44 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 
 use flannel_core::backend_config::{Mode, Wireguard as Options};
-use flannel_core::config::{NetworkConfig, Range};
+use flannel_core::config::Range;
 use flannel_core::entry::{Entry, LinkIndex, Peer, Route};
 use flannel_core::family::{Dual, Families, Family};
 use flannel_core::ipnet::IpNet;
 use flannel_core::key::SubnetKey;
-use flannel_core::lease::{BadLease, Lease};
+use flannel_core::lease::{BadLease, Lease, LeaseAttrs};
 use flannel_core::name::IfName;
 use flannel_core::net::without;
 use flannel_core::wireguard::{PublicKey, Secret, WireguardData};
+use futures_util::future::LocalBoxFuture;
 
-use super::{Backend, base, setup};
+use super::{Attached, Backend, Context, DevicePattern, Kind, base, setup};
+use crate::data_plane::DataPlane;
 use crate::error::Error;
 use crate::kernel::netlink::Netlink;
 use crate::kernel::wireguard::WireguardSpec;
 use crate::kernel::{KernelError, Scope};
-use crate::uplink::ExternalInterface;
 
 mod key;
 
 /// Outer IPv6 (40), UDP (8) and WireGuard (32) headers, in bytes; upstream takes as much for IPv4.
 const OVERHEAD: u32 = 80;
 const KEY_FILE: &str = "/run/flannel/wgkey";
+
+/// The backend's line in the table.
+pub const KIND: Kind = Kind {
+    name: "wireguard",
+    devices: &[
+        DevicePattern { kind: "wireguard", prefix: "flannel-wg" },
+        DevicePattern { kind: "wireguard", prefix: "flannel-wg-v6" },
+    ],
+    read: |fields| {
+        let options = Options::read(fields);
+        Box::new(move |context| {
+            Box::pin(async move { Ok(Box::new(Prepared::new(context, &options).await?) as Box<dyn Backend>) })
+        })
+    },
+};
 
 /// A device as it must be.
 #[derive(Debug, Clone)]
@@ -66,7 +82,7 @@ struct Own {
 impl Prepared {
     /// Reads the key, makes the devices, makes the key if there was none: neither a bad key file nor a kernel without
     /// wireguard is a reason to leave anything behind.
-    pub async fn new(kernel: &Netlink, options: &Options, uplink: &ExternalInterface) -> Result<Self, Error> {
+    pub async fn new(Context { kernel, uplink, .. }: &Context, options: &Options) -> Result<Self, Error> {
         let own = Own {
             families: Dual { v4: uplink.v4.map(drop), v6: uplink.v6.map(drop) },
             v6_public: uplink.v6.is_some_and(|a| !is_private(IpAddr::V6(a.public))),
@@ -97,17 +113,12 @@ impl Prepared {
     }
 
     /// The lease's data for a family.
-    pub fn data(&self, family: Family) -> WireguardData {
+    fn data(&self, family: Family) -> WireguardData {
         WireguardData { public_key: self.public_key, port: Some(port(&self.options, family)) }
     }
 
     /// Gives the devices key, port and addresses; makes them again if they were lost.
-    pub async fn attach(
-        &mut self,
-        kernel: &Netlink,
-        config: &NetworkConfig,
-        lease: SubnetKey,
-    ) -> Result<Wireguard, Error> {
+    async fn attach(&mut self, Context { kernel, config, .. }: &Context, lease: SubnetKey) -> Result<Wireguard, Error> {
         self.made.clear();
         let mut links = Vec::new();
         let mut routes = Vec::new();
@@ -131,7 +142,7 @@ impl Prepared {
     }
 
     /// Whether the devices are still those of the last attaching.
-    pub async fn stands(&self, kernel: &Netlink) -> Result<bool, KernelError> {
+    async fn is_intact(&self, kernel: &Netlink) -> Result<bool, KernelError> {
         for (device, (link, addresses)) in self.devices.iter().zip(&self.made) {
             if !kernel.device_is_intact(&device.spec.name, *link).await? {
                 return Ok(false);
@@ -145,10 +156,32 @@ impl Prepared {
         // An attaching that failed half-way is to be repeated.
         Ok(self.made.len() == self.devices.len())
     }
+}
 
-    /// Removes the devices.
-    pub async fn detach(&self, kernel: &Netlink) {
-        remove(kernel, &self.devices).await;
+impl Backend for Prepared {
+    fn attrs(&self, plain: LeaseAttrs) -> LeaseAttrs {
+        LeaseAttrs {
+            backend_type: "wireguard".into(),
+            backend_data: self.own.families.v4.map(|()| self.data(Family::V4).to_json()),
+            backend_v6_data: self.own.families.v6.map(|()| self.data(Family::V6).to_json()),
+            ..plain
+        }
+    }
+
+    fn attach<'a>(
+        &'a mut self,
+        context: &'a Context,
+        lease: SubnetKey,
+    ) -> LocalBoxFuture<'a, Result<Box<dyn Attached>, Error>> {
+        Box::pin(async move { Ok(Box::new(self.attach(context, lease).await?) as Box<dyn Attached>) })
+    }
+
+    fn is_intact<'a>(&'a self, kernel: &'a Netlink) -> LocalBoxFuture<'a, Result<bool, KernelError>> {
+        Box::pin(self.is_intact(kernel))
+    }
+
+    fn detach<'a>(&'a self, kernel: &'a Netlink) -> LocalBoxFuture<'a, ()> {
+        Box::pin(remove(kernel, &self.devices))
     }
 }
 
@@ -206,7 +239,7 @@ struct Tunnel {
     families: Families,
 }
 
-/// The backend at work.
+/// The backend with its lease.
 #[derive(Debug, Clone)]
 pub struct Wireguard {
     links: Vec<Tunnel>,
@@ -266,16 +299,20 @@ fn is_private(ip: IpAddr) -> bool {
     }
 }
 
-impl Backend for Wireguard {
+impl Attached for Wireguard {
     fn mtu(&self) -> u32 {
         self.mtu
     }
 
     fn scope(&self) -> Scope {
-        Scope { owned: self.links.iter().map(|t| t.link).collect(), shared: self.shared.clone(), peers: true }
+        Scope { owned: self.links.iter().map(|t| t.link).collect(), shared: self.shared.clone() }
     }
 
-    fn standing(&self) -> Vec<Entry> {
+    fn data_plane(&self, kernel: &Netlink) -> DataPlane {
+        DataPlane::new(kernel.clone()).with_peers(self.links.iter().map(|t| t.link).collect())
+    }
+
+    fn static_entries(&self) -> Vec<Entry> {
         self.routes.clone()
     }
 

@@ -7,7 +7,8 @@ use std::sync::Arc;
 use flannel_core::entry::{Entry, Table};
 use flannel_core::ipnet::IpNet;
 use flannel_host::netlink::attributes::gateway;
-use flannel_host::netlink::{io_error, refused, route_query};
+use flannel_host::netlink::socket::Socket;
+use flannel_host::netlink::{DUMP_ATTEMPTS, interrupted, io_error, refused, route_query};
 use rtnetlink::RouteMessageBuilder;
 use rtnetlink::packet_route::RouteNetlinkMessage;
 use rtnetlink::packet_route::route::{RouteAttribute, RouteProtocol, RouteType};
@@ -16,10 +17,6 @@ use tokio::sync::OnceCell;
 use super::install::install;
 use super::{Failure, Fault, Kernel, KernelError, Scope, Verb, message};
 use crate::metrics::METRICS;
-
-/// How often a dump of a table is repeated that other changes interrupted. Entries it then lacks are installed once
-/// more, which does no harm.
-const DUMP_ATTEMPTS: u32 = 3;
 
 /// The netlink sockets.
 #[derive(Clone)]
@@ -88,52 +85,46 @@ impl Netlink {
 
 impl Kernel for Netlink {
     async fn carry_out(&self, verb: Verb, entries: &[Entry]) -> Result<Vec<Failure>, KernelError> {
-        // Peers are generic netlink's; they come last of what is put and first of what is removed.
-        let is_peer = |entry: &Entry| matches!(entry, Entry::Peer(_));
-        let mut failures = Vec::new();
-        let mut start = 0;
-        for run in entries.chunk_by(|one, next| is_peer(one) == is_peer(next)) {
-            let failed = if is_peer(&run[0]) {
-                self.carry_out_peers(verb, run).await
-            } else {
-                install(&mut *self.socket().await, verb, run).await?
-            };
-            failures.extend(failed.into_iter().map(|failure| Failure { place: start + failure.place, ..failure }));
-            start += run.len();
-        }
-        Ok(failures)
+        install(&mut *self.socket().await, verb, entries).await
     }
 
     async fn list(&self, scope: &Scope) -> Result<Table, KernelError> {
         let mut entries = Table::default();
         let mut socket = self.socket().await;
         for request in message::dumps(scope) {
-            for _ in 0..DUMP_ATTEMPTS {
-                METRICS.dump_requests.inc();
-                METRICS.datagrams.inc();
-                let complete = socket.dump(&request, |message| {
-                    if let Some(entry) = message::ours(&message, scope) {
-                        entries.put(entry);
-                    }
-                });
-                let failed = |e| io_error("list routes, neighbours and FDB entries".into(), &e);
-                if complete.await.map_err(failed)? {
-                    break;
-                }
-            }
-        }
-        drop(socket);
-        if scope.peers {
-            for link in &scope.owned {
-                self.peers(*link).await?.into_iter().for_each(|peer| entries.put(Entry::Peer(Box::new(peer))));
-            }
+            self.dump_into(&mut socket, &request, scope, &mut entries).await?;
         }
         Ok(entries)
     }
 }
 
 impl Netlink {
-    async fn carry_out_peers(&self, verb: Verb, entries: &[Entry]) -> Vec<Failure> {
+    /// Adds to `entries` what a dump lists of ours: complete, or an error. An entry read by an interrupted attempt may
+    /// be gone since, so each attempt starts with none.
+    async fn dump_into(
+        &self,
+        socket: &mut Socket,
+        request: &RouteNetlinkMessage,
+        scope: &Scope,
+        entries: &mut Table,
+    ) -> Result<(), KernelError> {
+        let what = || "list routes, neighbours and FDB entries".to_owned();
+        let mut read = Vec::new();
+        for _ in 0..DUMP_ATTEMPTS {
+            METRICS.dump_requests.inc();
+            METRICS.datagrams.inc();
+            read.clear();
+            let complete = socket.dump(request, |message| read.extend(message::ours(&message, scope))).await;
+            if complete.map_err(|e| io_error(what(), &e))? {
+                read.into_iter().for_each(|entry| entries.put(entry));
+                return Ok(());
+            }
+        }
+        Err(interrupted(what()))
+    }
+
+    /// Puts or removes wireguard peers.
+    pub async fn carry_out_peers(&self, verb: Verb, entries: &[Entry]) -> Vec<Failure> {
         let mut failures = Vec::new();
         for (place, entry) in entries.iter().enumerate() {
             let Entry::Peer(peer) = entry else { continue };

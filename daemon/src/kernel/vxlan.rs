@@ -3,14 +3,13 @@
 use std::net::IpAddr;
 
 use flannel_core::entry::LinkIndex;
-use flannel_core::ipnet::IpNet;
 use flannel_core::name::{IfName, Mac};
 use flannel_host::netlink::{attributes, refused};
 use rtnetlink::packet_route::link::{InfoData, InfoKind, InfoVxlan, LinkAttribute, LinkFlags, LinkInfo, LinkMessage};
 use rtnetlink::{LinkMessageBuilder, LinkUnspec, LinkVxlan};
 
 use super::netlink::Netlink;
-use super::{Fault, KernelError, ipip, wireguard};
+use super::{Fault, KernelError};
 
 /// The UDP port the kernel takes when none is given (`vxlan.udp_port`; the IANA port 4789 came later).
 const KERNEL_PORT: u16 = 8472;
@@ -87,25 +86,6 @@ impl Netlink {
             fault: Fault::NotFound,
         })?;
         Ok(made.vxlan)
-    }
-
-    /// Removes devices of an earlier run with another backend or VNI: their routes would go before ours. Such a device is
-    /// named as ours are and has an address of this network, so another flannel network's is left alone.
-    pub async fn remove_stale_devices(&self, keep: &[LinkIndex], networks: &[IpNet]) -> Result<(), KernelError> {
-        let links = self.links().await?;
-        for link in &links {
-            let index = LinkIndex(link.header.index);
-            let Some(name) = attributes::name(link).and_then(|name| IfName::new(name).ok()) else { continue };
-            let starts = |starts: &[&str]| starts.iter().any(|start| name.as_str().starts_with(start));
-            let ours = (read(link).is_some() && starts(&["flannel.", "flannel-v6."]))
-                || (ipip::tunnel(link).is_some() && name.as_str() == "flannel.ipip")
-                || (wireguard::is_wireguard(link) && ["flannel-wg", "flannel-wg-v6"].contains(&name.as_str()));
-            if ours && !keep.contains(&index) && self.has_address_in(index, networks).await? {
-                tracing::info!("device {name} is of an earlier run with another backend or VNI: removing it");
-                self.delete_link(index, &name).await?;
-            }
-        }
-        Ok(())
     }
 
     /// Whether the device is still the one that was made, with the MAC address the other hosts know and its MTU, and up.

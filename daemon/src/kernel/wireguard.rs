@@ -98,7 +98,7 @@ impl Netlink {
     }
 
     /// The peers of a device.
-    pub(super) async fn peers(&self, link: LinkIndex) -> Result<Vec<Peer>, KernelError> {
+    pub async fn peers(&self, link: LinkIndex) -> Result<Vec<Peer>, KernelError> {
         let what = || format!("list the peers of wireguard device {}", link.0);
         let socket = self.socket().await?;
         let message = socket.message(WireguardCmd::GetDevice, vec![WireguardAttribute::IfIndex(link.0)]);

@@ -23,7 +23,7 @@ fn a_good_one_is_called_good() {
         lab(1, &plain(backend)).check(|lab| {
             let exit = verdict(lab, &["-ip-masq"])?;
             assert_eq!(exit.code, Some(0), "{}", exit.log);
-            one_line(&exit.log, &["good", backend, "10.5.0.0/16", "eth0", &mtu.to_string()]);
+            one_line(&exit.log, &["config OK", backend, "10.5.0.0/16", "eth0", &mtu.to_string()]);
             Ok(())
         });
     }
@@ -99,7 +99,7 @@ fn kubernetes_flags_are_refused_with_the_reason() {
             "-net-config-path=/etc/net-conf.json",
         ] {
             let exit = lab.host(1).flanneld(FLANNELD).arg(flag).run(SOON)?;
-            assert_eq!(exit.code, Some(1), "{flag}:\n{}", exit.log);
+            assert_eq!(exit.code, Some(2), "{flag}:\n{}", exit.log);
             let name = flag.trim_start_matches('-').split('=').next().unwrap_or_default();
             one_line(&exit.log, &[name, "etcd", "Kubernetes"]);
             assert_eq!(lab.etcd().list(SUBNETS)?, []);

@@ -55,13 +55,13 @@ fn what_was_compacted_away_is_not_missed() {
             comes(host, &format!("10.5.{third}.0/24 via 172.31.77.7 dev eth0"))?;
         }
         etcd.stop()?;
-        lab.cable("h1", false)?;
+        lab.connect("h1", false)?;
         etcd.start()?;
         etcd.delete(&key(200))?;
         etcd.put(&key(201), &lease(8))?;
         etcd.put(&key(203), &lease(9))?;
         etcd.compact()?;
-        lab.cable("h1", true)?;
+        lab.connect("h1", true)?;
         comes(host, "10.5.203.0/24 via 172.31.77.9 dev eth0")?;
         comes(host, "10.5.201.0/24 via 172.31.77.8 dev eth0")?;
         comes(host, "10.5.202.0/24 via 172.31.77.7 dev eth0")?;

@@ -172,13 +172,13 @@ fn five_thousand_hosts_fit() {
         for round in 1..=3_u8 {
             let seldom = |number: &u32| number % 50 == u32::from(round);
             let again = Work::of(host, || {
-                lab.cable("h1", false)?;
+                lab.connect("h1", false)?;
                 etcd.stop()?;
                 etcd.start()?;
                 crowd.lives.iter_mut().filter(|(number, _)| seldom(number)).for_each(|(_, life)| *life = round);
                 crowd.write(lab, (0..MANY).filter(seldom))?;
                 etcd.compact()?;
-                lab.cable("h1", true)?;
+                lab.connect("h1", true)?;
                 crowd.stands(host)
             })?;
             // A new MAC: the neighbour has another, one forwarding record comes and one goes.

@@ -17,12 +17,12 @@ fn answers_of_any_size_are_read() {
         crowd.write_all(lab)?;
         let daemon = host.up(FLANNELD, &[])?;
         crowd.stands(host)?;
-        lab.cable("h1", false)?;
+        lab.connect("h1", false)?;
         crowd.lives.values_mut().for_each(|life| *life += 1);
         crowd.write_all(lab)?;
-        lab.cable("h1", true)?;
+        lab.connect("h1", true)?;
         crowd.stands(host)?;
-        assert!(!daemon.log().contains("no etcd answers"), "{}", daemon.log());
+        assert!(!daemon.log().contains("no etcd endpoint is reachable"), "{}", daemon.log());
         Ok(())
     });
 }

@@ -55,7 +55,7 @@ fn state_heartbeat_and_end_are_told() {
         }
         assert!(first.elapsed() >= Duration::from_millis(600), "{:?}", first.elapsed());
         daemon.stop()?;
-        assert!(ear.next_news()?.starts_with("STOPPING=1\nSTATUS=told to end"));
+        assert!(ear.next_news()?.starts_with("STOPPING=1\nSTATUS=shutting down"));
         Ok(())
     });
 }

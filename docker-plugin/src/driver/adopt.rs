@@ -1,5 +1,4 @@
-//! Taking on again what was lost with the state: what Docker tells of a network and its containers, as we would have
-//! remembered it.
+//! Rebuilding lost state: a network and its containers, recorded from what Docker lists.
 
 use std::collections::BTreeSet;
 
@@ -18,7 +17,7 @@ use crate::store::pool::Pool;
 use crate::store::{Endpoint, Network, State, WITHOUT_IPAM};
 
 impl<L: Links> Driver<L> {
-    /// Takes a network on again that Docker has and we have lost.
+    /// Records a network that Docker has and that is missing from the state.
     pub(super) async fn adopt_network(&self, docker: &DockerNetwork, devices: &[Owned]) -> Result<bool, Error> {
         let id = &docker.id;
         let bridge = naming::bridge(id)?;
@@ -61,7 +60,7 @@ impl<L: Links> Driver<L> {
         if added {
             self.ensure_network(id, &network).await?;
             self.attach_veths(id).await?;
-            info!("network {} ({}): known again, from Docker", docker.name, short(id));
+            info!("network {} ({}): recorded again from Docker's list", docker.name, short(id));
         }
         drop(bridges);
         Ok(added)

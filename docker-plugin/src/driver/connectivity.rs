@@ -1,8 +1,8 @@
-//! ProgramExternalConnectivity and RevokeExternalConnectivity: ports of networks whose way out is ours.
+//! ProgramExternalConnectivity and RevokeExternalConnectivity: ports of networks in gateway mode.
 //!
 //! Docker calls them when a container's default route comes to lead through a network and when it no longer does, with
 //! `docker network connect` and `disconnect` also while the container runs. A failure of Program is shown to the user;
-//! then no Revoke follows, but Leave and DeleteEndpoint, so those give the ports back as well.
+//! then no Revoke follows, but Leave and DeleteEndpoint, so those release the ports as well.
 
 use std::sync::{MutexGuard, PoisonError};
 
@@ -62,13 +62,13 @@ impl<L: Links> Driver<L> {
         Ok(Empty {})
     }
 
-    /// Gives the endpoint's ports back.
+    /// Releases the endpoint's ports.
     pub async fn revoke(&self, request: EndpointCall) -> Result<Empty, Error> {
         self.unpublish(&request.network_id, &request.endpoint_id).await;
         Ok(Empty {})
     }
 
-    /// Gives back what the endpoint has published, if anything.
+    /// Releases what the endpoint has published, if anything.
     pub(super) async fn unpublish(&self, network_id: &str, endpoint_id: &str) {
         let had = self
             .store
@@ -83,7 +83,7 @@ impl<L: Links> Driver<L> {
         self.reserved().remove(endpoint_id);
     }
 
-    /// After a start: holds again what is published.
+    /// After a start: reserves what is published.
     pub(super) async fn reserve_again(&self) {
         let published = self.store.read(|s| {
             let networks = s.networks.values().filter(|n| n.gateway);
@@ -123,7 +123,7 @@ impl<L: Links> Driver<L> {
         self.store.read(|s| publish::nat(s, localnet::takes_localnet))
     }
 
-    /// Lets others have the endpoint's ports.
+    /// Releases the reservations of the endpoint's ports.
     pub(super) fn release_ports(&self, endpoint_id: &str) {
         self.reserved().remove(endpoint_id);
     }

@@ -17,7 +17,7 @@ use crate::naming;
 use crate::store::{Endpoint, Network, State};
 
 impl<L: Links> Driver<L> {
-    /// Remembers the endpoint and chooses its hardware address, if nobody else did. The cable is made by Join.
+    /// Records the endpoint and chooses its MAC, unless Docker did. Join creates the veth pair.
     pub async fn create_endpoint(&self, request: CreateEndpoint) -> Result<CreatedEndpoint, Error> {
         let CreateEndpoint { network_id, endpoint_id, interface } = request;
         let network = self.network(&network_id)?;
@@ -44,7 +44,7 @@ impl<L: Links> Driver<L> {
         Ok(CreatedEndpoint { interface: Some(interface).filter(|i| *i != ChosenInterface::default()) })
     }
 
-    /// Makes the cable that Docker moves into the container, and tells it the way to the other hosts.
+    /// Creates the veth that Docker moves into the container, and returns its routes to the other hosts.
     pub async fn join(&self, request: Join) -> Result<Joined, Error> {
         let Join { network_id, endpoint_id, sandbox_key } = request;
         let network = self.network(&network_id)?;
@@ -58,7 +58,7 @@ impl<L: Links> Driver<L> {
             hairpin: network.gateway,
         };
         {
-            // After a reboot, or at the hand of somebody else, the bridge may be gone: nobody would tell us.
+            // After a reboot, or because somebody removed it, the bridge may be missing.
             let _bridges = self.bridges.lock().await;
             self.ensure_network(&network_id, &network).await?;
         }
@@ -77,14 +77,14 @@ impl<L: Links> Driver<L> {
         })
     }
 
-    /// Removes the cable, with the end that is in the container.
+    /// Removes the veth pair, also the end in the container.
     pub async fn leave(&self, request: EndpointCall) -> Result<Empty, Error> {
         self.unpublish(&request.network_id, &request.endpoint_id).await;
         self.remove_veth(&request.endpoint_id).await;
         Ok(Empty {})
     }
 
-    /// Forgets the endpoint, and removes the cable where no Leave came.
+    /// Forgets the endpoint, and removes its veth pair if there was no Leave.
     pub async fn delete_endpoint(&self, request: EndpointCall) -> Result<Empty, Error> {
         let EndpointCall { network_id, endpoint_id } = request;
         self.unpublish(&network_id, &endpoint_id).await;
@@ -198,8 +198,8 @@ fn insert_endpoint(
     Ok((chosen, mac))
 }
 
-/// An address of each of the network's pools, for a container that Docker gives none. The user's hardware address tells
-/// who it is.
+/// An address of each of the network's pools, for a container that Docker gives none. The user's MAC
+/// identifies it.
 fn own_addresses(state: &mut State, network_id: &str, mac: Option<Mac>) -> Result<Vec<IpNet>, Error> {
     let who = mac.map(|m| m.to_string());
     let mut chosen = Vec::new();

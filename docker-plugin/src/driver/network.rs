@@ -24,7 +24,7 @@ use crate::store::{Network, State, Subnet, WITHOUT_IPAM};
 const FAMILY: &str = "the IPv4 pool";
 
 impl<L: Links> Driver<L> {
-    /// Makes the bridge and remembers the network. Docker sends no DeleteNetwork after a refusal, so that leaves
+    /// Creates the bridge and records the network. Docker sends no DeleteNetwork after a refusal, so that leaves
     /// nothing behind.
     pub async fn create_network(&self, request: CreateNetwork) -> Result<Empty, Error> {
         let id = &request.network_id;
@@ -128,7 +128,7 @@ impl<L: Links> Driver<L> {
         self.update_rules().await;
     }
 
-    /// Where a network has a part of `wanted`, Docker is asked in the background whether it still has that network.
+    /// Where a network has a part of `wanted`, a check asks Docker whether that network still exists.
     pub(super) async fn make_room(&self, wanted: IpNet) {
         let claims = self.store.read(claims).into_iter().filter(|c| overlap(&c.subnet, &wanted));
         let now = Instant::now();
@@ -332,7 +332,7 @@ fn warn_without_forwarding(network: &Network) {
         };
         let path = format!("/proc/sys/{}", key.replace('.', "/"));
         if std::fs::read_to_string(path).is_ok_and(|v| v.trim() == "0") {
-            warn!("{key} is 0, so containers can't reach other hosts: type \"sysctl -w {key}=1\"");
+            warn!("{key} is 0, so containers cannot reach other hosts: type \"sysctl -w {key}=1\"");
         }
     }
 }

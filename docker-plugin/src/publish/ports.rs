@@ -1,4 +1,4 @@
-//! Ports that containers publish (`-p`), on networks whose way out is ours.
+//! Ports that containers publish (`-p`), on networks in gateway mode.
 //!
 //! Docker tells them once a container's way out leads through us, and publishes nothing itself then; nor can it be told
 //! which port we chose where it left the choice open.

@@ -1,4 +1,4 @@
-//! Holding published ports: nobody else on the host may listen there, as another container's port or as a program.
+//! Reserving published ports: no other container and no program on the host may have them.
 //!
 //! The packets themselves are translated before any socket sees them. What the translation leaves out (`::1`, IPv6
 //! where the container has none, `127.0.0.1` where the kernel may not be told to let it pass) arrives at our own
@@ -18,10 +18,10 @@ use super::ports::Wanted;
 use crate::error::Error;
 use crate::store::port::{Port, Proto};
 
-/// How long a listener that can't accept (no file left, say) waits before it tries again.
+/// How soon a listener that cannot accept (no file descriptor left, for example) tries again.
 const ACCEPT_RETRY: Duration = Duration::from_millis(100);
 
-/// A port of the host that is ours until this is dropped.
+/// A port of the host that is reserved until this is dropped.
 #[derive(Debug)]
 pub struct Reserved {
     /// Which.
@@ -35,7 +35,7 @@ enum Socket {
     Udp {
         _socket: UdpSocket,
     },
-    /// The kernel can't hold it for us, so only our own list of ports keeps it.
+    /// The kernel cannot reserve it, so only our own list of ports does.
     Nothing,
 }
 
@@ -47,7 +47,7 @@ impl Drop for Reserved {
     }
 }
 
-/// Takes a port that will do, for the container at `to`; `taken` are ours already.
+/// Reserves a suitable port for the container at `to`; `taken` are reserved already.
 pub fn reserve(wanted: &Wanted, to: IpAddr, taken: &[Port]) -> Result<Reserved, Error> {
     let mut last = io::Error::from(io::ErrorKind::AddrInUse);
     for host in wanted.first..=wanted.last {

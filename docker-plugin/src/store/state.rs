@@ -43,7 +43,7 @@ pub struct Network {
     pub mtu_option: Option<u32>,
     /// `--internal`.
     pub internal: bool,
-    /// `-o flannel.gateway=true`: the way out leads through the bridge.
+    /// `-o flannel.gateway=true`: gateway mode, the default route leads through the bridge.
     #[serde(default)]
     pub gateway: bool,
     /// Whether other flannel networks of the host are kept out.
@@ -98,11 +98,11 @@ pub struct Subnet {
 pub struct Endpoint {
     /// One a family.
     pub addresses: Vec<IpNet>,
-    /// The interface's hardware address.
+    /// The interface's MAC.
     pub mac: Mac,
     /// The container it is in, where another network's routes may be there too.
     pub sandbox: Option<String>,
-    /// What is published while its container's way out leads through us.
+    /// What is published while the container's default route leads through this network.
     #[serde(default)]
     pub ports: Vec<Port>,
 }

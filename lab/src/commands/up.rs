@@ -19,7 +19,7 @@ const READY_WITHIN: Duration = Duration::from_secs(120);
 
 /// Makes the lab, or what is missing of it, and tries every path.
 pub(super) async fn up(args: &Args, progress: &Progress) -> Result<()> {
-    let topology = super::spaces::topology(args)?;
+    let topology = super::namespaces::topology(args)?;
     if let Some(refused) = compose::refusal(&topology) {
         return Err(Error::Usage(refused));
     }
@@ -40,7 +40,7 @@ pub(super) async fn up(args: &Args, progress: &Progress) -> Result<()> {
         let (backend, topology) = (project.topology.backend(), &project.topology.name);
         if lab.backend != backend || lab.underlay != project.underlays[0] || lab.topology != *topology {
             progress.say(format_args!(
-                "lab {} runs {}, {}: made anew for {topology}, {backend}",
+                "lab {} runs {}, {}: re-created for {topology}, {backend}",
                 lab.name, lab.topology, lab.backend
             ));
             progress.during("compose removes the old lab", lab::remove(&engine, &args.name)).await.map(drop)?;
@@ -68,7 +68,7 @@ pub(super) async fn up(args: &Args, progress: &Progress) -> Result<()> {
 
 /// The compose file of the lab that `up` would make.
 pub(super) async fn compose_file(args: &Args) -> Result<serde_json::Value> {
-    let topology = super::spaces::topology(args)?;
+    let topology = super::namespaces::topology(args)?;
     if let Some(refused) = compose::refusal(&topology) {
         return Err(Error::Usage(refused));
     }
@@ -99,7 +99,7 @@ async fn project(
     running: Option<&Lab>,
     images: PathBuf,
 ) -> Result<Project> {
-    // A lab that runs keeps its topology and backend unless told otherwise.
+    // A lab that runs keeps its topology and backend by default.
     let topology = match running {
         Some(lab) if args.words.is_empty() => {
             Topology::load(&lab.topology).unwrap_or(topology).with_backend(Some(args.backend().unwrap_or(&lab.backend)))

@@ -50,14 +50,14 @@ pub(super) const FAULTS: &[Fault] = &[
             scene.cured();
             let after = docker.started(FIRST)?;
             if after != before {
-                return Err(Error::new(format!("the container was started anew: {after} instead of {before}")));
+                return Err(Error::new(format!("the container was restarted: {after} instead of {before}")));
             }
             scene.new_container_comes(&scene.begin_new_container()?)
         },
     },
     Fault {
         name: "dockerd-kill",
-        what: "dockerd and its containerd killed by SIGKILL, back after 2 s: it starts its containers anew",
+        what: "dockerd and its containerd killed by SIGKILL, back after 2 s: it restarts its containers",
         quick: false,
         needs: Needs { docker: Some(&[]), inbound: true, ..Needs::NOTHING },
         promise: |_| {
@@ -78,7 +78,7 @@ pub(super) const FAULTS: &[Fault] = &[
             scene.last(2.0)?;
             scene.cured();
             docker.start_dockerd()?;
-            eventually("the container is started anew", BACK, || match docker.started(FIRST)? {
+            eventually("the container is restarted", BACK, || match docker.started(FIRST)? {
                 now if now == before => Err(Error::new("it is the same as before")),
                 _ => Ok(()),
             })?;

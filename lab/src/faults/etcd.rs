@@ -27,17 +27,17 @@ pub(super) const FAULTS: &[Fault] = &[
     },
     Fault {
         name: "etcd-pause",
-        what: "etcd stands still (SIGSTOP) for 7 s: longer than a request to it may take",
+        what: "etcd is stopped (SIGSTOP) for 7 s: longer than a request to it may take",
         quick: false,
         needs: Needs::NOTHING,
         promise: nothing,
         run: |scene| {
             scene.cause();
             scene.world.etcd().signal(Signal::STOP)?;
-            let told = newcomers(scene).and_then(|()| scene.last(7.0));
+            let tried = newcomers(scene).and_then(|()| scene.last(7.0));
             scene.world.etcd().signal(Signal::CONT)?;
             scene.cured();
-            told
+            tried
         },
     },
     Fault {

@@ -9,7 +9,7 @@ use flannel_testbed::{Context, Error, Result, SOON, Signal, eventually, holds};
 const USERSPACE: &str = "udp";
 /// More than a lease lives.
 const JUMP: Duration = Duration::from_secs(25 * 3600);
-/// Timers stand still while a host sleeps: the daemon reads the boot clock every minute.
+/// Timers stop while a host sleeps: the daemon reads the boot clock every minute.
 const RENEWED: Duration = Duration::from_secs(70);
 
 /// Nothing is lost where the kernel carries the packets; where the daemon does, they wait for it.
@@ -107,7 +107,7 @@ pub(super) const FAULTS: &[Fault] = &[
     },
     Fault {
         name: "suspend",
-        what: "a host's flanneld stands still (SIGSTOP) for longer than its lease lives (4 s here)",
+        what: "a host's flanneld is stopped (SIGSTOP) for longer than its lease lives (4 s here)",
         quick: false,
         needs: Needs { lease_ttl: Some(4), ..Needs::NOTHING },
         promise: |_| Some(Promise::heals("5 s after waking it has its lease back, and it flows", 5.0)),

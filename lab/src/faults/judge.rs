@@ -80,8 +80,8 @@ mod tests {
         let hit = Measured { bystander_lost: 2, tcp_broken: Some("reset".to_owned()), ..measured() };
         let broken = judge(&Promise::heals("heals", 3.0), &hit);
         assert_eq!(broken.len(), 2, "{broken:?}");
-        // But where the container at the other end was started anew.
-        let anew = Promise { connections: false, ..Promise::heals("heals", 3.0) };
-        assert_eq!(judge(&anew, &hit).len(), 1);
+        // But where the container at the other end was restarted.
+        let restarts = Promise { connections: false, ..Promise::heals("heals", 3.0) };
+        assert_eq!(judge(&restarts, &hit).len(), 1);
     }
 }

@@ -59,7 +59,7 @@ pub(super) const FAULTS: &[Fault] = &[
         what: "a second host joins with a host's public address for 3 s",
         quick: false,
         needs: Needs::NOTHING,
-        promise: |_| Some(Promise::heals("told by name; flows 15 s after the second one's end", 15.0)),
+        promise: |_| Some(Promise::heals("reported by name; flows 15 s after the second one's end", 15.0)),
         run: |scene| {
             let network = &scene.world.topology().network[0].name;
             let public = format!("-public-ip={}", scene.victim().address());
@@ -70,12 +70,12 @@ pub(super) const FAULTS: &[Fault] = &[
                 second.stop()?;
             }
             scene.cured();
-            // Refused, warned of, or, where both hosts' leases would be the same to the letter, told by the second.
-            let told = second.log() + &scene.victim().daemon()?.log();
-            if ["ERROR", "WARN", "taking it over"].iter().any(|word| told.contains(word)) {
+            // Refused, warned of, or, where both hosts' leases would be the same to the letter, reported by the second.
+            let logs = second.log() + &scene.victim().daemon()?.log();
+            if ["ERROR", "WARN", "taking it over"].iter().any(|word| logs.contains(word)) {
                 return Ok(());
             }
-            Err(Error::new(format!("neither daemon says anything of {}:\n{told}", scene.victim().address())))
+            Err(Error::new(format!("neither daemon says anything of {}:\n{logs}", scene.victim().address())))
         },
     },
 ];

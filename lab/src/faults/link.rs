@@ -8,15 +8,15 @@ use flannel_testbed::{Context, Error, SOON, eventually};
 pub(super) const FAULTS: &[Fault] = &[
     Fault {
         name: "host-cut",
-        what: "a host's cable pulled for 3 s, its end keeps carrier",
+        what: "a host's link cut for 3 s, its own end keeps its carrier",
         quick: true,
         needs: Needs::NOTHING,
-        promise: |_| Some(Promise::heals("flows 3 s after the cable is back; the others lose nothing", 3.0)),
+        promise: |_| Some(Promise::heals("flows 3 s after the link is back; the others lose nothing", 3.0)),
         run: |scene| {
             scene.cause();
-            scene.world.cable(scene.victim().name(), false)?;
+            scene.world.connect(scene.victim().name(), false)?;
             scene.last(3.0)?;
-            scene.world.cable(scene.victim().name(), true)?;
+            scene.world.connect(scene.victim().name(), true)?;
             scene.cured();
             Ok(())
         },

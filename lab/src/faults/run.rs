@@ -13,7 +13,7 @@ use crate::world::{Node, World};
 use flannel_testbed::Result;
 
 /// A flow that has not healed so long after its limit will not.
-const PATIENCE: Duration = Duration::from_secs(20);
+const TIMEOUT: Duration = Duration::from_secs(20);
 
 /// How faults are carried out.
 #[derive(Debug, Clone)]
@@ -108,7 +108,7 @@ fn story(fault: &Fault, promise: &Promise, world: &World, options: &Options) -> 
         Limit::Nothing | Limit::Share(_) => Duration::ZERO,
     };
     // Silence to the end is for the judge to tell, with the rest of what was measured.
-    if scene.flowing(limit + PATIENCE).is_ok() {
+    if scene.flowing(limit + TIMEOUT).is_ok() {
         scene.newcomer_is_reached()?;
     }
     scene.end()

@@ -7,9 +7,9 @@ use std::time::Duration;
 use super::{Measured, Newcomer, timeline};
 use crate::measure::{Flow, FlowReport, now};
 use crate::world::{Node, NodePod, World};
-use flannel_testbed::{Context, Daemon, Error, Process, Result, SOON, eventually, holds};
+use flannel_testbed::{Context, Daemon, Error, Process, Result, SOON, eventually, pause};
 
-/// What is looked at to say that a flow flows: so many answers in so long.
+/// When a flow counts as flowing: so many answers in so long.
 const STEADY: (usize, Duration) = (30, Duration::from_millis(400));
 /// The number of the pod that a fault adds to the host that is hit.
 const NEW_POD: u8 = 9;
@@ -85,9 +85,10 @@ impl<'a> Scene<'a> {
         self.cured.set(Some(now()));
     }
 
-    /// Lets the cause last.
+    /// Lets the cause last: its length is part of the fault, no condition ends it.
     pub fn last(&self, seconds: f64) -> Result<()> {
-        holds("the cause", Duration::from_secs_f64(seconds), || Ok(()))
+        pause(Duration::from_secs_f64(seconds));
+        Ok(())
     }
 
     /// Tries a new container on the host that is hit.

@@ -17,8 +17,8 @@ const PINGS: u16 = 5;
 /// The pause between two pings.
 const PING_PACE: Duration = Duration::from_millis(10);
 /// How long an answer may take.
-const PATIENCE: Duration = Duration::from_secs(2);
-/// Bytes of the TCP check unless told otherwise: more than one window.
+const TIMEOUT: Duration = Duration::from_secs(2);
+/// Bytes of the TCP check by default: more than one window.
 pub const TCP_BYTES: usize = 256 * 1024;
 /// Bytes that are written at once.
 const CHUNK: usize = 64 * 1024;
@@ -79,7 +79,7 @@ pub struct Answer {
     pub loss: f64,
 }
 
-/// Tries all, one after the other, from where the caller stands.
+/// Tries all, one after the other, from the place the caller runs in.
 #[must_use]
 pub fn ask_all(asks: &[Ask]) -> Vec<Answer> {
     asks.iter()
@@ -133,11 +133,11 @@ fn ping(target: IpAddr, count: u16) -> std::io::Result<(f64, u16)> {
     let begin = Instant::now();
     let mut sent: Vec<Instant> = Vec::new();
     let mut times: Vec<Option<f64>> = vec![None; usize::from(count)];
-    let patience = if count == 1 { PATIENCE / 2 } else { PATIENCE };
+    let timeout = if count == 1 { TIMEOUT / 2 } else { TIMEOUT };
     while times.iter().any(Option::is_none) {
         let next = match u16::try_from(sent.len()) {
             Ok(number) if number < count => begin + PING_PACE * u32::from(number),
-            _ => sent[sent.len() - 1] + patience,
+            _ => sent[sent.len() - 1] + timeout,
         };
         let left = next.saturating_duration_since(Instant::now());
         if left.is_zero() {
@@ -166,9 +166,9 @@ fn ping(target: IpAddr, count: u16) -> std::io::Result<(f64, u16)> {
 }
 
 fn connect(target: SocketAddr, wish: u8) -> std::io::Result<TcpStream> {
-    let mut stream = TcpStream::connect_timeout(&target, PATIENCE)?;
-    stream.set_read_timeout(Some(PATIENCE))?;
-    stream.set_write_timeout(Some(PATIENCE))?;
+    let mut stream = TcpStream::connect_timeout(&target, TIMEOUT)?;
+    stream.set_read_timeout(Some(TIMEOUT))?;
+    stream.set_write_timeout(Some(TIMEOUT))?;
     stream.write_all(&[wish])?;
     Ok(stream)
 }
@@ -208,7 +208,7 @@ fn tcp(target: SocketAddr, bytes: usize) -> std::io::Result<f64> {
 fn udp(target: SocketAddr, payload: usize, whole: bool) -> std::io::Result<f64> {
     let any: SocketAddr = if target.is_ipv6() { ([0; 16], 0).into() } else { ([0; 4], 0).into() };
     let socket = UdpSocket::bind(any)?;
-    socket.set_read_timeout(Some(PATIENCE))?;
+    socket.set_read_timeout(Some(TIMEOUT))?;
     match (target.is_ipv6(), whole) {
         (false, true) => set_ip_mtu_discover(&socket, Ipv4PathMtuDiscovery::DO)?,
         (false, false) => set_ip_mtu_discover(&socket, Ipv4PathMtuDiscovery::DONT)?,

@@ -40,7 +40,7 @@ pub struct TcpReport {
     pub bytes: usize,
     /// The longest time in which nothing came back, in seconds.
     pub longest_gap: f64,
-    /// Why it ended before it was told to.
+    /// Why it ended before it was stopped.
     pub broken: Option<String>,
 }
 

@@ -23,8 +23,8 @@ pub(super) const ECHO: u8 = b'e';
 
 /// How long a connection may be silent: longer than any fault lasts.
 const SILENCE: Duration = Duration::from_secs(120);
-/// How often a thread looks whether it is still wanted.
-const GLANCE: Duration = Duration::from_millis(200);
+/// How often a thread checks whether it has to stop.
+const STOP_INTERVAL: Duration = Duration::from_millis(200);
 /// Room for the largest datagram.
 const DATAGRAM: usize = 65_536;
 
@@ -40,11 +40,11 @@ impl Server {
         // Both families, as Linux binds the unspecified IPv6 address; without IPv6 in the kernel the other one.
         let listener = TcpListener::bind(("::", PORT)).or_else(|_| TcpListener::bind(("0.0.0.0", PORT)))?;
         // A thread that hangs in `accept` would keep its namespace alive, and all that is in it.
-        set_socket_timeout(&listener, Timeout::Recv, Some(GLANCE))?;
+        set_socket_timeout(&listener, Timeout::Recv, Some(STOP_INTERVAL))?;
         let ended = Arc::new(AtomicBool::new(false));
         for address in addresses {
             let datagrams = UdpSocket::bind((*address, PORT))?;
-            datagrams.set_read_timeout(Some(GLANCE))?;
+            datagrams.set_read_timeout(Some(STOP_INTERVAL))?;
             let flag = Arc::clone(&ended);
             std::thread::spawn(move || echo_datagrams(&datagrams, &flag));
         }
@@ -54,7 +54,7 @@ impl Server {
     }
 }
 
-/// The addresses of the place one stands in, but for those of a link only.
+/// The addresses of the place it runs in, without link-local ones.
 pub fn own_addresses() -> std::io::Result<Vec<IpAddr>> {
     let mut found = Vec::new();
     for interface in nix::ifaddrs::getifaddrs()? {
@@ -100,7 +100,7 @@ fn read(stream: &mut TcpStream, chunk: &mut [u8], ended: &AtomicBool) -> std::io
 }
 
 fn serve(mut stream: TcpStream, ended: &AtomicBool) -> std::io::Result<()> {
-    stream.set_read_timeout(Some(GLANCE))?;
+    stream.set_read_timeout(Some(STOP_INTERVAL))?;
     stream.set_nodelay(true)?;
     let mut wish = [0];
     if read(&mut stream, &mut wish, ended)? == 0 {

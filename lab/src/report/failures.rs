@@ -13,7 +13,7 @@ pub fn failures(results: &Results, settings: &[(String, String)]) -> String {
          another, and a second pair between hosts that are not. *New container*: one made on the host that is hit, \
          while it lasts. *New host*: one that joins while it lasts; *waits* means that it joined as soon as it was over. \
          After every fault a new host joined and was reached, and every TCP connection lived on but those to containers \
-         that Docker started anew. A dash: not tried.\n\n\
+         that Docker restarted. A dash: not tried.\n\n\
          Times are of one run, three labs at once; the promise is what holds. The figures of the udp backend differ where \
          its daemon is down, because it carries the packets itself.\n\n",
     );

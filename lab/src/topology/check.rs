@@ -71,7 +71,8 @@ fn names(topology: &Topology, found: &mut Vec<String>) {
 fn underlay_alone(underlay: &Underlay, found: &mut Vec<String>) {
     let name = &underlay.name;
     if underlay.subnet.prefix_len() != 24 || underlay.subnet.addr() != underlay.subnet.network() {
-        found.push(format!("underlay {name}: subnet {} is no /24: give for example 172.31.77.0/24", underlay.subnet));
+        found
+            .push(format!("underlay {name}: subnet {} is not a /24: give for example 172.31.77.0/24", underlay.subnet));
     }
     if !underlay.subnet.addr().is_private() {
         found.push(format!("underlay {name}: {} is not private", underlay.subnet));
@@ -80,7 +81,7 @@ fn underlay_alone(underlay: &Underlay, found: &mut Vec<String>) {
         found.push(format!("underlay {name}: mtu {} is not from {} to {}", underlay.mtu, MTU.start(), MTU.end()));
     }
     if underlay.ipv6.is_some_and(|net| net.prefix_len() != 64 || net.addr() != net.network()) {
-        found.push(format!("underlay {name}: ipv6 is no /64: give for example fd77::/64"));
+        found.push(format!("underlay {name}: ipv6 is not a /64: give for example fd77::/64"));
     }
     if underlay.ipv6.is_some() && underlay.mtu < 1280 {
         found.push(format!("underlay {name}: mtu {} is too small for IPv6: give 1280 or more", underlay.mtu));

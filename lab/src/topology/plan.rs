@@ -13,7 +13,7 @@ const FIRST_ROUTER: u8 = 254;
 pub struct Way<'a> {
     /// The underlay it leads to.
     pub to: &'a Underlay,
-    /// The router's address on the underlay one stands on.
+    /// The router's address on the host's own underlay.
     pub via: Ipv4Addr,
     /// The same by IPv6.
     pub via6: Option<Ipv6Addr>,

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use futures_util::future;
 
 use super::{PROGRAM, Workload};
-use crate::eventually::{Look, eventually};
+use crate::eventually::{Condition, eventually};
 use crate::host::LabHost;
 use crate::matrix::{Cell, Kind, Matrix, Path, Phase, Place, by_asker, cells, plan};
 use crate::measure::{Answer, Ask, Check, PORT, PUBLISHED};
@@ -47,8 +47,8 @@ impl<'a> Trial<'a> {
         eventually("all containers reach each other", within, async || {
             let answers = self.ask_at_once(&paths, Phase::Quiet).await?;
             Ok(match answers.into_iter().find_map(|answer| answer.outcome.err()) {
-                None => Look::Ready(()),
-                Some(why) => Look::NotYet(why),
+                None => Condition::Ready(()),
+                Some(why) => Condition::NotYet(why),
             })
         })
         .await
@@ -112,8 +112,8 @@ impl<'a> Trial<'a> {
 
     async fn ask_at_once(&self, paths: &[Path], phase: Phase) -> Result<Vec<Answer>> {
         let asks = by_asker(&self.places, paths, phase);
-        let told = future::join_all(asks.iter().map(|(name, asks)| self.ask(name, asks))).await;
-        Ok(told.into_iter().collect::<Result<Vec<_>>>()?.concat())
+        let answered = future::join_all(asks.iter().map(|(name, asks)| self.ask(name, asks))).await;
+        Ok(answered.into_iter().collect::<Result<Vec<_>>>()?.concat())
     }
 
     /// Has a workload or a host try paths.
@@ -134,7 +134,7 @@ impl<'a> Trial<'a> {
 /// Container, lease address, host and published port.
 async fn places(workload: &Workload, topology: &Topology) -> Result<Vec<Place>> {
     let host = &workload.host;
-    let bad = |what: &str| Error::State(format!("{}: {what:?} is no address or MTU", workload.label()));
+    let bad = |what: &str| Error::State(format!("{}: {what:?} is not an address or MTU", workload.label()));
     let address = |text: &str| text.parse::<IpAddr>().map_err(|_| bad(text));
     let number = |text: &str| text.trim().parse::<u32>().map_err(|_| bad(text));
     let env = host.subnet_env().await?;

@@ -72,7 +72,7 @@ impl DockerHost {
         Ok(())
     }
 
-    /// What `docker run` is told for a container of this number: the address as a pod's of this number, back after every
+    /// The arguments of `docker run` for a container of this number: the address as a pod's of this number, back after every
     /// end of its own.
     fn words(host: &Host, number: u8) -> Result<Vec<String>> {
         let address = address(host, number)?;

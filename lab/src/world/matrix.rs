@@ -60,7 +60,7 @@ impl World {
     }
 
     /// Tries what failed once more while every port of the switch is captured: the packets are evidence for
-    /// [`World::write_diagnosis`], what becomes of them now is told nowhere.
+    /// [`World::write_diagnosis`], what becomes of them now is not in the results.
     pub fn capture_failed(&self, matrix: &Matrix) -> Result<()> {
         let capture = self.capture()?;
         eventually("tcpdump listens", SOON, || {
@@ -76,12 +76,12 @@ impl World {
         let mut answers: Vec<Answer> = Vec::new();
         for phase in [Phase::Quiet, Phase::Transfers] {
             let askers = by_asker(places, paths, phase);
-            let told = thread::scope(|scope| {
+            let answered = thread::scope(|scope| {
                 let threads: Vec<_> =
                     askers.iter().map(|(name, asks)| scope.spawn(move || self.ask(places, name, asks))).collect();
                 threads.into_iter().map(|thread| join(thread.join())).collect::<Result<Vec<_>>>()
             })?;
-            answers.extend(told.concat());
+            answers.extend(answered.concat());
         }
         for (name, asks) in &by_asker(places, paths, Phase::Throughput) {
             answers.extend(self.ask(places, name, asks)?);

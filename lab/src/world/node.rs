@@ -172,7 +172,7 @@ impl Node {
 
     /// Its Docker.
     pub fn docker(&self) -> Result<&DockerHost> {
-        self.docker.get().context(|| format!("{} is no Docker host", self.name()))
+        self.docker.get().context(|| format!("{} is not a Docker host", self.name()))
     }
 
     /// A container that runs on this Docker host, with a server in it.

@@ -1,4 +1,4 @@
-//! Cables: what is plugged into which bridge, with which addresses, MTU and rate.
+//! The underlay: which veth is attached to which bridge, with which addresses, MTU and rate.
 
 use std::net::IpAddr;
 
@@ -34,7 +34,7 @@ pub(super) fn router(lab: usize, topology: &Topology, router: &Router, switch: &
             .flatten()
             .collect();
         let (inside, port) = (format!("eth{number}"), format!("{}.{number}", router.name));
-        cable(switch, &namespace, &inside, &port, underlay, &addresses)?;
+        attach(switch, &namespace, &inside, &port, underlay, &addresses)?;
     }
     forward(&namespace, topology)?;
     for way in topology.ways_of_router(&router.name) {
@@ -52,7 +52,7 @@ pub(super) fn plug(
     underlay: &Underlay,
     addresses: &[IpAddr],
 ) -> Result<()> {
-    cable(switch, namespace, "eth0", port, underlay, addresses)?;
+    attach(switch, namespace, "eth0", port, underlay, addresses)?;
     for way in topology.ways(&underlay.name) {
         route(namespace, &way)?;
     }
@@ -83,7 +83,7 @@ fn route(namespace: &Namespace, way: &crate::topology::Way<'_>) -> Result<()> {
 
 /// A veth between `inside` of the namespace and `port` of the switch. Both ends are made where they belong: a name in
 /// the caller's own namespace could meet somebody else's.
-fn cable(
+fn attach(
     switch: &Namespace,
     namespace: &Namespace,
     inside: &str,

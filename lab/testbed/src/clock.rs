@@ -1,4 +1,4 @@
-//! A jump of the boot clock for one running process, as when its host has slept: the monotonic clock stands still
+//! A jump of the boot clock for one running process, as when its host has slept: the monotonic clock stops
 //! meanwhile, and timers of the process with it.
 //!
 //! The kernel has no call that sets this clock. But each time namespace has its own, and a process with one thread can be
@@ -46,7 +46,7 @@ mod call {
 
     use crate::{Context as _, Error, Result};
 
-    /// `syscall`, as it stands in the program's text.
+    /// `syscall`, as encoded in the program's text.
     const INSTRUCTION: u64 = 0x050f;
     const LENGTH: u64 = 2;
     const AT_FDCWD: i64 = -100;

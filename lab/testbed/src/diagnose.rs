@@ -37,7 +37,7 @@ pub fn host_state(text: &mut String, host: &Host) {
 /// Appends `content`, or why there is none, below a heading.
 pub fn section(text: &mut String, title: &str, content: Result<String>) {
     let content = content.unwrap_or_else(|e| format!("({e})"));
-    // Writing into a String can't fail; nothing is lost if it did.
+    // Writing into a String cannot fail; nothing is lost if it did.
     if writeln!(text, "---- {title}\n{}", content.trim_end()).is_err() {
         text.push('\n');
     }

@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 use crate::{Context, Error, Namespace, Process, Result, SOON, Signal, eventually};
 
 const PORT: u16 = 2379;
-const PATIENCE: Duration = Duration::from_secs(5);
+const TIMEOUT: Duration = Duration::from_secs(5);
 
 /// A key with what etcd keeps about it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -69,7 +69,7 @@ impl Etcd {
         command.arg("--data-dir").arg(&self.data);
         let listen = [&["http://0.0.0.0:2379"], urls].concat().join(",");
         command.args(["--listen-client-urls", &listen, "--advertise-client-urls", &self.endpoint()]);
-        // One member wins its election as soon as it looks: short timers, since each test waits for it.
+        // One member wins its election as soon as it checks: short timers, since each test waits for it.
         command.args(["--listen-peer-urls", "http://127.0.0.1:2380", "--log-level", "warn", "--logger", "zap"]);
         command.args(["--heartbeat-interval", "20", "--election-timeout", "200"]);
         // Last, since etcd takes the last of a flag given twice.
@@ -190,7 +190,7 @@ impl Etcd {
         Ok((number(&answer["grantedTTL"]), number(&answer["TTL"])))
     }
 
-    /// Forgets all history up to now, so that a watcher who was away can't resume.
+    /// Forgets all history up to now, so that a watcher who was away cannot resume.
     pub fn compact(&self) -> Result<()> {
         let now = number(&self.call("kv/range", &json!({ "key": BASE64.encode("/") }))?["header"]["revision"]);
         self.call("kv/compaction", &json!({ "revision": now, "physical": true })).map(drop)
@@ -214,8 +214,8 @@ impl Etcd {
     /// HTTP/1.0, so that the answer comes whole and the connection ends with it.
     fn post(&self, method: &str, body: &str) -> std::io::Result<String> {
         let server = SocketAddr::from((self.address, PORT));
-        let mut stream = TcpStream::connect_timeout(&server, PATIENCE)?;
-        stream.set_read_timeout(Some(PATIENCE))?;
+        let mut stream = TcpStream::connect_timeout(&server, TIMEOUT)?;
+        stream.set_read_timeout(Some(TIMEOUT))?;
         let length = body.len();
         stream.write_all(
             format!("POST /v3/{method} HTTP/1.0\r\nHost: etcd\r\nContent-Length: {length}\r\n\r\n{body}").as_bytes(),

@@ -90,7 +90,7 @@ impl<'a> Flanneld<'a> {
         let before = Stamp::of(&self.subnet_file);
         let log = self.host.directory().join(format!("flanneld-{}.log", fastrand::u32(..)));
         let process = Process::start(&format!("flanneld on {}", self.host.name()), command, &log)?;
-        self.host.keep(process.clone());
+        self.host.adopt(process.clone());
         Ok(Daemon { process, subnet_file: self.subnet_file, before })
     }
 

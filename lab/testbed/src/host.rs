@@ -61,7 +61,7 @@ impl Host {
         &self.etcd
     }
 
-    /// The file a daemon writes here unless told otherwise.
+    /// The file a daemon writes here by default.
     pub fn subnet_file(&self) -> PathBuf {
         self.directory.join("subnet.env")
     }
@@ -122,7 +122,7 @@ impl Host {
         Ok(lines(&all).into_iter().filter(|l| l.starts_with(':') || l.starts_with("-A")).map(without_count).collect())
     }
 
-    /// The index of an interface: another one after it was made anew.
+    /// The index of an interface: a new one after it was re-created.
     pub fn index_of(&self, device: &str) -> Result<u32> {
         let line = self.ip(&format!("-o link show dev {device}"))?;
         line.split(':').next().and_then(|n| n.trim().parse().ok()).context(|| format!("no index in {line:?}"))
@@ -142,7 +142,7 @@ impl Host {
     }
 
     /// Ends `process` when the host goes.
-    pub fn keep(&self, process: Process) {
+    pub fn adopt(&self, process: Process) {
         self.processes.lock().unwrap_or_else(PoisonError::into_inner).push(process);
     }
 

@@ -147,7 +147,7 @@ impl Lab {
     }
 
     /// Host `h<number>` loses power and starts again: no program runs, the kernel knows nothing but the underlay, files
-    /// are as they were. Its pods have to be made anew.
+    /// are as they were. Its pods have to be re-created.
     pub fn reboot(&mut self, number: usize) -> Result<()> {
         let host = &mut self.hosts[number - 1];
         let name = host.name().to_owned();
@@ -162,9 +162,9 @@ impl Lab {
         Ok(())
     }
 
-    /// Pulls or plugs the cable of `port` (`h1`, `etcd`), without the other end seeing its carrier go.
-    pub fn cable(&self, port: &str, plugged: bool) -> Result<()> {
-        if plugged {
+    /// Connects `port` (`h1`, `etcd`) to its bridge or disconnects it; the other end keeps its carrier.
+    pub fn connect(&self, port: &str, connected: bool) -> Result<()> {
+        if connected {
             return self.switch.ip(&format!("link set {port} master br0")).map(drop);
         }
         self.switch.ip(&format!("link set {port} nomaster")).map(drop)

@@ -10,7 +10,7 @@
 //! ```
 //!
 //! Each box is a namespace of its own. A host on [`Segment::Near`] shares the L2 with etcd, one on [`Segment::Far`]
-//! sits behind the router. [`Host::pod`] adds what stands for a container: a namespace behind a bridge that holds the
+//! sits behind the router. [`Host::pod`] adds a substitute for a container: a namespace behind a bridge that holds the
 //! lease's first address. [`Host::machine`] makes it a machine with files and processes of its own, and that can have a
 //! Docker: [`Machine::dockerd`].
 //!
@@ -58,4 +58,4 @@ pub use rustix::net::ipproto;
 pub use rustix::process::Signal;
 pub use snapshot::Snapshot;
 pub use transfer::{Transfer, transfer};
-pub use wait::{SOON, eventually, holds};
+pub use wait::{SOON, eventually, holds, pause};

@@ -24,7 +24,7 @@ const DIRECTORY: &str = "/run/netns";
 /// Whether namespaces may be made: not any more once an interrupted program has begun to clean up.
 static OPEN: RwLock<bool> = RwLock::new(true);
 
-/// Proof that the current thread is inside a [`Namespace`]; functions that open sockets ask for it. It can't leave
+/// Proof that the current thread is inside a [`Namespace`]; functions that open sockets ask for it. It cannot leave
 /// its thread.
 #[derive(Debug)]
 pub struct Inside {

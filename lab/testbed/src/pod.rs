@@ -1,4 +1,4 @@
-//! What stands for a container: a namespace behind the bridge `cbr0`, which holds the lease's first address of each
+//! A substitute for a container: a namespace behind the bridge `cbr0`, which holds the lease's first address of each
 //! family.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};

@@ -74,7 +74,7 @@ impl Process {
         kill_process(self.running.pid, signal).context(|| format!("{}: {signal:?}", self.running.name))
     }
 
-    /// Runs `body`, which stops and looks into the process; nobody else waits for it meanwhile.
+    /// Runs `body`, which stops and inspects the process; nobody else waits for it meanwhile.
     pub fn traced<T>(&self, body: impl FnOnce(u32) -> Result<T>) -> Result<T> {
         let _child = self.running.child();
         body(self.pid())
@@ -134,7 +134,7 @@ impl Drop for Running {
         if matches!(child.try_wait(), Ok(None))
             && let Err(e) = child.kill().and_then(|()| child.wait())
         {
-            eprintln!("{}: can't be ended: {e}", self.name);
+            eprintln!("{}: cannot be ended: {e}", self.name);
         }
     }
 }

@@ -8,12 +8,12 @@ use rustix::net::{AddressFamily, Protocol, RawProtocol, SocketFlags, SocketType,
 use crate::{Context, Inside, Result};
 
 /// Receives a copy of every IPv4 packet of `protocol` that is delivered to this namespace; `recv` fails after
-/// `patience` without one.
+/// `timeout` without one.
 ///
 /// The type is `UdpSocket` for its `recv` and `send_to`, which are the system calls of those names on any socket.
-pub fn capture(_: &Inside, protocol: Protocol, patience: Duration) -> Result<UdpSocket> {
+pub fn capture(_: &Inside, protocol: Protocol, timeout: Duration) -> Result<UdpSocket> {
     let socket = raw(AddressFamily::INET, SocketType::RAW, protocol)?;
-    socket.set_read_timeout(Some(patience)).context(|| "raw socket".to_owned())?;
+    socket.set_read_timeout(Some(timeout)).context(|| "raw socket".to_owned())?;
     Ok(socket)
 }
 
@@ -24,12 +24,12 @@ pub fn injector(_: &Inside) -> Result<UdpSocket> {
 
 /// Receives a copy of every packet that any interface of this namespace sends or receives, from its IP header on; also
 /// of those the kernel then refuses.
-pub fn tap(_: &Inside, patience: Duration) -> Result<UdpSocket> {
+pub fn tap(_: &Inside, timeout: Duration) -> Result<UdpSocket> {
     // ETH_P_ALL of linux/if_ether.h, in network order as packet(7) wants it.
     let all = RawProtocol::new(u32::from(3_u16.to_be())).map(Protocol::from_raw);
     let all = all.context(|| "ETH_P_ALL".to_owned())?;
     let socket = raw(AddressFamily::PACKET, SocketType::DGRAM, all)?;
-    socket.set_read_timeout(Some(patience)).context(|| "packet socket".to_owned())?;
+    socket.set_read_timeout(Some(timeout)).context(|| "packet socket".to_owned())?;
     Ok(socket)
 }
 

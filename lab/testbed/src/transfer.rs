@@ -11,7 +11,7 @@ use crate::namespace::join;
 use crate::{Context, Error, Namespace, Result};
 
 /// How long either end waits for the other.
-const PATIENCE: Duration = Duration::from_secs(10);
+const TIMEOUT: Duration = Duration::from_secs(10);
 const CHUNK: usize = 64 * 1024;
 
 /// A transfer that arrived whole.
@@ -27,7 +27,7 @@ pub struct Transfer {
 /// SHA-256.
 pub fn transfer(sender: &Namespace, receiver: &Namespace, address: Ipv4Addr, bytes: usize) -> Result<Transfer> {
     let listener = receiver.run(|_| TcpListener::bind((address, 0)))?.context(|| format!("listening on {address}"))?;
-    set_socket_timeout(&listener, Timeout::Recv, Some(PATIENCE)).context(|| "listening socket".to_owned())?;
+    set_socket_timeout(&listener, Timeout::Recv, Some(TIMEOUT)).context(|| "listening socket".to_owned())?;
     let target = listener.local_addr().context(|| "listening socket".to_owned())?;
     let start = Instant::now();
     let receiving = receiver.spawn(move |_| receive(&listener))?;
@@ -42,8 +42,8 @@ pub fn transfer(sender: &Namespace, receiver: &Namespace, address: Ipv4Addr, byt
 type Sum = [u8; 32];
 
 fn send(target: SocketAddr, bytes: usize) -> std::io::Result<Sum> {
-    let mut stream = TcpStream::connect_timeout(&target, PATIENCE)?;
-    stream.set_write_timeout(Some(PATIENCE))?;
+    let mut stream = TcpStream::connect_timeout(&target, TIMEOUT)?;
+    stream.set_write_timeout(Some(TIMEOUT))?;
     let mut sum = Sha256::new();
     let mut random = fastrand::Rng::new();
     let mut chunk = vec![0; CHUNK];
@@ -60,7 +60,7 @@ fn send(target: SocketAddr, bytes: usize) -> std::io::Result<Sum> {
 
 fn receive(listener: &TcpListener) -> std::io::Result<Sum> {
     let (mut stream, _) = listener.accept()?;
-    stream.set_read_timeout(Some(PATIENCE))?;
+    stream.set_read_timeout(Some(TIMEOUT))?;
     let mut sum = Sha256::new();
     let mut chunk = vec![0; CHUNK];
     loop {

@@ -21,7 +21,7 @@ pub fn eventually<T>(what: &str, deadline: Duration, mut condition: impl FnMut()
         if start.elapsed() >= deadline {
             return Err(Error::new(format!("{what}: not within {deadline:?}: {last}")));
         }
-        pause();
+        pause(POLL);
     }
 }
 
@@ -31,14 +31,15 @@ pub fn holds(what: &str, period: Duration, mut condition: impl FnMut() -> Result
     let start = Instant::now();
     while start.elapsed() < period {
         condition().map_err(|e| Error::new(format!("{what}: no longer after {:?}: {e}", start.elapsed())))?;
-        pause();
+        pause(POLL);
     }
     Ok(())
 }
 
-#[expect(clippy::disallowed_methods, reason = "the pause between two looks at a condition; these threads run no async")]
-fn pause() {
-    std::thread::sleep(POLL);
+/// Pauses this thread: for a length that is part of what is tried, where no condition says that it is over.
+#[expect(clippy::disallowed_methods, reason = "the one pause of the test bed; its threads run no async")]
+pub fn pause(length: Duration) {
+    std::thread::sleep(length);
 }
 
 #[cfg(test)]
@@ -48,7 +49,7 @@ mod tests {
     #[test]
     fn returns_the_value_as_soon_as_there_is_one() {
         let mut left = 3;
-        let value = eventually("three looks", SOON, || {
+        let value = eventually("three checks", SOON, || {
             left -= 1;
             if left == 0 { Ok("here") } else { Err(Error::new("not yet")) }
         });

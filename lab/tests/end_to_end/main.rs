@@ -73,7 +73,7 @@ async fn story(lab: &TestLab, promise: &Promise) -> Result<()> {
     let workloads = join(lab, "plain", Ipam::Docker).await?;
     addresses_and_mtu(&workloads, promise).await?;
     try_all(&workloads, promise, BIG, &progress).await?;
-    progress.say("the way out, and a published port");
+    progress.say("egress, and a published port");
     reaches_the_underlay(lab, &workloads[0]).await?;
     publishes_a_port(lab, &workloads[0]).await?;
     leave(&workloads).await?;

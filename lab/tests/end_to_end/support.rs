@@ -100,7 +100,7 @@ impl TestLab {
         let lines: Vec<&str> = text.lines().collect();
         let pairs = lines.chunks_exact(2).map(|pair| {
             let value = serde_json::from_str(pair[1])
-                .map_err(|error| Error::State(format!("etcd: {} is no JSON: {error}: {}", pair[0], pair[1])))?;
+                .map_err(|error| Error::State(format!("etcd: {} is not JSON: {error}: {}", pair[0], pair[1])))?;
             Ok((pair[0].to_owned(), value))
         });
         pairs.collect()

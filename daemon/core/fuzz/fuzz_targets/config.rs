@@ -3,9 +3,18 @@
 #![no_main]
 
 use flannel_core::allocate;
-use flannel_core::backend_config::BackendConfig;
+use flannel_core::backend_config::{self, Extension, Ipip, Kind, Udp, Vxlan, Wireguard};
 use flannel_core::config::NetworkConfig;
 use libfuzzer_sys::fuzz_target;
+
+const BACKENDS: &[Kind<()>] = &[
+    Kind { name: "vxlan", read: |fields| _ = Vxlan::read(fields) },
+    Kind { name: "udp", read: |fields| _ = Udp::read(fields) },
+    Kind { name: "extension", read: |fields| _ = Extension::read(fields) },
+    Kind { name: "ipip", read: |fields| _ = Ipip::read(fields) },
+    Kind { name: "wireguard", read: |fields| _ = Wireguard::read(fields) },
+    Kind { name: "alloc", read: |_| () },
+];
 
 fuzz_target!(|text: &str| {
     let Ok(config) = NetworkConfig::parse(text) else { return };
@@ -14,7 +23,7 @@ fuzz_target!(|text: &str| {
         let picked = allocate::pick(range, [], &mut fastrand::Rng::with_seed(1));
         assert!(picked.is_none_or(|net| range.fits(&net)));
     }
-    if let Err(bad) = BackendConfig::parse(&config.backend) {
+    if let Err(bad) = backend_config::parse(&config.backend, BACKENDS) {
         assert!(!bad.to_string().contains('\n'));
     }
 });

@@ -1,6 +1,6 @@
 //! Options of `wireguard`.
 
-use super::Options;
+use super::Fields;
 use crate::wireguard::Secret;
 
 /// Options of `wireguard`.
@@ -33,77 +33,76 @@ pub enum Mode {
     Ipv6,
 }
 
-impl Options<'_> {
-    pub(super) fn wireguard(&mut self) -> Wireguard {
+impl Wireguard {
+    /// Reads the options.
+    pub fn read(fields: &mut Fields<'_>) -> Self {
         let port = "a UDP port (1 to 65535)";
-        let wireguard = Wireguard {
-            listen_port: self.get("ListenPort", port, 51820),
-            listen_port_v6: self.get("ListenPortV6", port, 51821),
-            mtu: Some(self.get("MTU", "a number of bytes", 0)).filter(|mtu| *mtu > 0),
-            psk: self.psk(),
-            keepalive: self.get("PersistentKeepaliveInterval", "a number of seconds (0 to 65535)", 0),
-            mode: self.mode(),
+        let wireguard = Self {
+            listen_port: fields.get("ListenPort", port, 51820),
+            listen_port_v6: fields.get("ListenPortV6", port, 51821),
+            mtu: Some(fields.get("MTU", "a number of bytes", 0)).filter(|mtu| *mtu > 0),
+            psk: read_psk(fields),
+            keepalive: fields.get("PersistentKeepaliveInterval", "a number of seconds (0 to 65535)", 0),
+            mode: read_mode(fields),
         };
         for (name, value) in [("ListenPort", wireguard.listen_port), ("ListenPortV6", wireguard.listen_port_v6)] {
             if value == 0 {
-                self.mistakes.push(format!("Backend.{name} is 0, which is not {port}: the other hosts must know it"));
+                fields.mistakes.push(format!("Backend.{name} is 0, which is not {port}: the other hosts must know it"));
             }
         }
         if wireguard.mode == Mode::Separate && wireguard.listen_port == wireguard.listen_port_v6 {
-            self.mistakes.push(format!(
+            fields.mistakes.push(format!(
                 "Backend.ListenPort and Backend.ListenPortV6 are both {}: each device needs a port of its own",
                 wireguard.listen_port
             ));
         }
         wireguard
     }
+}
 
-    fn mode(&mut self) -> Mode {
-        let name: String = self.get("Mode", "one of separate, auto, ipv4, ipv6", "separate".into());
-        match name.as_str() {
-            "separate" => Mode::Separate,
-            "auto" => Mode::Auto,
-            "ipv4" => Mode::Ipv4,
-            "ipv6" => Mode::Ipv6,
-            other => {
-                self.mistakes.push(format!("Backend.Mode {other:?} is unknown: use one of separate, auto, ipv4, ipv6"));
-                Mode::Separate
-            }
+fn read_mode(fields: &mut Fields<'_>) -> Mode {
+    let name: String = fields.get("Mode", "one of separate, auto, ipv4, ipv6", "separate".into());
+    match name.as_str() {
+        "separate" => Mode::Separate,
+        "auto" => Mode::Auto,
+        "ipv4" => Mode::Ipv4,
+        "ipv6" => Mode::Ipv6,
+        other => {
+            fields.mistakes.push(format!("Backend.Mode {other:?} is unknown: use one of separate, auto, ipv4, ipv6"));
+            Mode::Separate
         }
     }
+}
 
-    /// What was found is not repeated: it may be a secret with a slip in it.
-    fn psk(&mut self) -> Option<Secret> {
-        let Ok(text) = self.object.get::<String>("PSK", "") else {
-            self.mistakes.push("Backend.PSK is not a text".into());
-            return None;
-        };
-        let text = text.filter(|text| !text.is_empty())?;
-        match text.parse() {
-            Ok(secret) => Some(secret),
-            Err(_) => {
-                self.mistakes.push(
-                    "Backend.PSK is no preshared key: it must be 32 bytes in base64, as `wg genpsk` prints".into(),
-                );
-                None
-            }
+/// What was found is not repeated: it may be a secret with a slip in it.
+fn read_psk(fields: &mut Fields<'_>) -> Option<Secret> {
+    let Ok(text) = fields.object.get::<String>("PSK", "") else {
+        fields.mistakes.push("Backend.PSK is not a text".into());
+        return None;
+    };
+    let text = text.filter(|text| !text.is_empty())?;
+    match text.parse() {
+        Ok(secret) => Some(secret),
+        Err(_) => {
+            fields
+                .mistakes
+                .push("Backend.PSK is no preshared key: it must be 32 bytes in base64, as `wg genpsk` prints".into());
+            None
         }
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::super::BackendConfig;
+    use super::super::{Kind, parse};
     use super::*;
 
     const PSK: &str = "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=";
 
     fn read(options: &str) -> Result<Wireguard, String> {
-        match BackendConfig::parse(&format!(r#"{{"Type":"wireguard"{options}}}"#)) {
-            Ok(BackendConfig::Wireguard(wireguard)) => Ok(wireguard),
-            Ok(other) => Err(format!("{other:?}")),
-            Err(bad) => Err(bad.to_string()),
-        }
+        let text = format!(r#"{{"Type":"wireguard"{options}}}"#);
+        let parsed = parse(&text, &[Kind { name: "wireguard", read: Wireguard::read }]);
+        parsed.map(|(_, options)| options).map_err(|bad| bad.to_string())
     }
 
     #[test]

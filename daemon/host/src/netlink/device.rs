@@ -7,7 +7,7 @@ use futures_util::TryStreamExt as _;
 use rtnetlink::packet_route::link::{LinkFlags, LinkMessage};
 use rtnetlink::{LinkGetRequest, LinkUnspec};
 
-use super::attributes::address;
+use super::attributes::{address, kind, name};
 use super::{Fault, KernelError, Netlink, refused};
 
 impl Netlink {
@@ -70,6 +70,30 @@ impl Netlink {
     pub async fn has_address_in(&self, link: LinkIndex, networks: &[IpNet]) -> Result<bool, KernelError> {
         let messages = self.addresses(Some(link)).await?;
         Ok(messages.iter().filter_map(address).any(|own| networks.iter().any(|net| net.contains(&own.addr()))))
+    }
+
+    /// Removes devices of an earlier run with another backend or VNI: their routes would take precedence over ours. Such
+    /// a device is one that `is_ours` recognises by kind and name and that has an address of this network, so another
+    /// flannel network's is left alone.
+    pub async fn remove_stale_devices(
+        &self,
+        is_ours: impl Fn(&str, &str) -> bool,
+        keep: &[LinkIndex],
+        networks: &[IpNet],
+    ) -> Result<(), KernelError> {
+        let links = self.links().await?;
+        for link in &links {
+            let index = LinkIndex(link.header.index);
+            let (Some(kind), Some(name)) = (kind(link), name(link).and_then(|name| IfName::new(name).ok())) else {
+                continue;
+            };
+            let ours = is_ours(&kind.to_string(), name.as_str()) && !keep.contains(&index);
+            if ours && self.has_address_in(index, networks).await? {
+                tracing::info!("removing device {name} of an earlier run with another backend or VNI");
+                self.delete_link(index, &name).await?;
+            }
+        }
+        Ok(())
     }
 
     /// Whether a device of this name is still the one created, and up.

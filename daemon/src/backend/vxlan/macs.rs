@@ -10,7 +10,7 @@ use flannel_host::files;
 /// Where MAC addresses outlive a reboot: a file for each device and public address. So a copied disk, whose host has
 /// another address, does not bring a second VTEP with the same MAC.
 #[derive(Debug, Clone)]
-pub struct MacFiles(pub PathBuf);
+pub(super) struct MacFiles(pub(super) PathBuf);
 
 impl MacFiles {
     fn path(&self, device: &IfName, local: IpAddr) -> PathBuf {

@@ -1,17 +1,15 @@
 //! Devices by mode, and leases to peers; what the kernel does with them is not seen here.
 
 use super::*;
-use flannel_core::backend_config::BackendConfig;
+use flannel_core::backend_config::{self, Kind};
 use flannel_core::lease::LeaseAttrs;
 
 const KEY: &str = "hSDwCYkwp1R0i33ctD73Wg2/Og0mOBr066SpjqqbTmo=";
 const BOTH: Own = Own { families: Families::BOTH, v6_public: true };
 
 fn options(text: &str) -> Options {
-    match BackendConfig::parse(&format!(r#"{{"Type":"wireguard"{text}}}"#)) {
-        Ok(BackendConfig::Wireguard(options)) => options,
-        other => panic!("{other:?}"),
-    }
+    let text = format!(r#"{{"Type":"wireguard"{text}}}"#);
+    backend_config::parse(&text, &[Kind { name: "wireguard", read: Options::read }]).unwrap().1
 }
 
 fn backend(text: &str, own: Own) -> Wireguard {

@@ -2,7 +2,7 @@ use super::*;
 
 fn shared() -> Scope {
     let range = flannel_core::config::NetworkConfig::parse(r#"{"Network":"10.5.0.0/16"}"#).unwrap().ranges.v4.unwrap();
-    Scope { owned: vec![LinkIndex(9)], shared: Some((LinkIndex(2), vec![range])), peers: false }
+    Scope { owned: vec![LinkIndex(9)], shared: Some((LinkIndex(2), vec![range])) }
 }
 
 fn route(dst: &str, via: Option<&str>, link: u32) -> Route {

@@ -38,12 +38,12 @@ pub(crate) fn forward(name: &str, local: &str, peer: &str, port: &str) -> Result
     setsockopt(&socket, sockopt::SndBufForce, &QUEUE).context(what)?;
     socket.connect(format!("{peer}:{port}")).context(what)?;
     std::thread::scope(|scope| {
-        scope.spawn(|| outward(&device, &socket).unwrap_or_else(|e| eprintln!("outward: {e}")));
-        inward(&device, &socket).context(what)
+        scope.spawn(|| to_peer(&device, &socket).unwrap_or_else(|e| eprintln!("to_peer: {e}")));
+        from_peer(&device, &socket).context(what)
     })
 }
 
-fn outward(mut device: &std::fs::File, socket: &UdpSocket) -> std::io::Result<()> {
+fn to_peer(mut device: &std::fs::File, socket: &UdpSocket) -> std::io::Result<()> {
     let mut buffer = vec![0; 1 << 17];
     let control = [ControlMessage::UdpGsoSegments(&SEGMENT)];
     loop {
@@ -52,17 +52,17 @@ fn outward(mut device: &std::fs::File, socket: &UdpSocket) -> std::io::Result<()
         let bytes = [IoSlice::new(&buffer[..length.min(LARGEST)])];
         let control = if length > usize::from(SEGMENT) { &control[..] } else { &[] };
         if let Err(error) = sendmsg::<SockaddrIn>(socket.as_raw_fd(), &bytes, control, MsgFlags::empty(), None) {
-            eprintln!("outward: {error}");
+            eprintln!("to_peer: {error}");
         }
     }
 }
 
-fn inward(mut device: &std::fs::File, socket: &UdpSocket) -> std::io::Result<()> {
+fn from_peer(mut device: &std::fs::File, socket: &UdpSocket) -> std::io::Result<()> {
     let mut buffer = vec![0; 1 << 17];
     loop {
         let Ok(length) = socket.recv(&mut buffer) else { continue };
         if let Err(error) = device.write(&buffer[..length]) {
-            eprintln!("inward: {error}");
+            eprintln!("from_peer: {error}");
         }
     }
 }

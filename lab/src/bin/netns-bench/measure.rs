@@ -72,7 +72,7 @@ pub(crate) fn flood(
     sender: &Namespace,
     receiver: &Namespace,
     address: Ipv4Addr,
-    (size, manner): (usize, Sender),
+    (size, mode): (usize, Sender),
     period: Duration,
 ) -> Result<Flood> {
     let what = || format!("flood to {address}");
@@ -84,7 +84,7 @@ pub(crate) fn flood(
     setsockopt(&sink, sockopt::UdpGroSegment, &true).context(what)?;
     let target = sink.local_addr().context(what)?;
     let done = Arc::new(AtomicBool::new(false));
-    let told = Arc::clone(&done);
+    let stop = Arc::clone(&done);
     let receiving = std::thread::spawn(move || {
         let mut buffer = vec![0; 1 << 16];
         let mut count: usize = 0;
@@ -92,7 +92,7 @@ pub(crate) fn flood(
         loop {
             match sink.recv(&mut buffer) {
                 Ok(length) => count += length / size,
-                Err(_) if told.load(Ordering::Relaxed) => return count,
+                Err(_) if stop.load(Ordering::Relaxed) => return count,
                 Err(_) => {}
             }
         }
@@ -100,9 +100,9 @@ pub(crate) fn flood(
     let sent = sender.run(|_| -> std::io::Result<usize> {
         let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0))?;
         socket.connect(target)?;
-        let together = if manner == Sender::Together { 60_000 / size } else { 1 }.min(60);
+        let together = if mode == Sender::Together { 60_000 / size } else { 1 }.min(60);
         let payload = vec![7; size * together];
-        if manner == Sender::Together {
+        if mode == Sender::Together {
             setsockopt(&socket, sockopt::UdpGsoSegment, &i32::try_from(size).unwrap_or(0))?;
         }
         let burst = BURST / together.min(16);
@@ -137,9 +137,9 @@ pub(crate) fn questions(
     count: usize,
 ) -> Result<Vec<Duration>> {
     let what = || format!("questions to {address}");
-    let patience = Some(Duration::from_secs(2));
+    let timeout = Some(Duration::from_secs(2));
     let echo = receiver.run(|_| UdpSocket::bind((address, 0)))?.context(what)?;
-    echo.set_read_timeout(patience).context(what)?;
+    echo.set_read_timeout(timeout).context(what)?;
     let target = echo.local_addr().context(what)?;
     let answering = std::thread::spawn(move || -> std::io::Result<()> {
         let mut buffer = [0; 64];
@@ -152,7 +152,7 @@ pub(crate) fn questions(
     let times = sender.run(|_| -> std::io::Result<Vec<Duration>> {
         let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0))?;
         socket.connect(target)?;
-        socket.set_read_timeout(patience)?;
+        socket.set_read_timeout(timeout)?;
         let mut buffer = [0; 64];
         (0..count)
             .map(|_| {

@@ -1,5 +1,5 @@
 //! The udp backend, with and without offloads, beside the kernel's own ways and beside the limit, all in one run:
-//! five labs stand at once, and each measurement goes round all of them before the next round.
+//! five labs run at once, and each measurement goes round all of them before the next round.
 //!
 //! ```text
 //! pod -- cbr0 h1 ==== switch ==== h2 cbr0 -- pod      the same path for all, also for the limit

@@ -61,7 +61,7 @@ fn file(directory: &Path, name: &str, lines: impl Iterator<Item = String>) -> Re
     Ok(path.display().to_string())
 }
 
-/// The routes, neighbours and forwarding records that stand for the leases, counted by iproute2.
+/// The routes, neighbours and forwarding records of the leases, counted by iproute2.
 pub(crate) fn count(lab: &Lab, backend: &str) -> Result<usize> {
     let host = lab.host(1);
     match backend {

@@ -59,7 +59,7 @@ pub(crate) fn table(program: &Path) -> Result<()> {
     daemon.kill()
 }
 
-/// Some hosts go, some come back as others, some change where they stand.
+/// Some hosts go, some come back as others, some change in place.
 fn change(lab: &Lab, model: &mut BTreeMap<usize, Absent>, rng: &mut fastrand::Rng) -> Result<()> {
     let mut changes: BTreeMap<usize, Option<Absent>> = BTreeMap::new();
     while changes.len() < TOGETHER {

@@ -50,7 +50,7 @@ fn joins(program: &Path, size: usize) -> Result<(Vec<(f64, f64)>, f64)> {
     });
     let busy = start::processor(&daemon)?;
     let times: Result<Vec<(f64, f64)>> = (|| {
-        // The monitor listens when it has told of a route of ours.
+        // The monitor listens when it has reported a route of ours.
         let probe = "route replace 10.250.250.0/24 dev lo";
         start::until(|| {
             lab.host(1).ip(probe)?;
@@ -69,7 +69,7 @@ fn joins(program: &Path, size: usize) -> Result<(Vec<(f64, f64)>, f64)> {
                         return Ok((seen.saturating_duration_since(begun).as_secs_f64() * 1000.0, written));
                     }
                     if begun.elapsed() > Duration::from_secs(30) {
-                        return Err(Error::new(format!("{route}: not programmed")));
+                        return Err(Error::new(format!("{route}: not installed")));
                     }
                 }
             })

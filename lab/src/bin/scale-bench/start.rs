@@ -1,4 +1,4 @@
-//! A start that finds N leases: when the host is ready, when its last entry stands, what it takes.
+//! A start that finds N leases: when the host is ready, when its last entry is installed, what it takes.
 
 use std::io::{Read as _, Write as _};
 use std::net::{Ipv4Addr, TcpStream};
@@ -11,7 +11,7 @@ use crate::batch;
 use crate::lease::{self, Absent};
 
 const PORT: u16 = 8081;
-const PATIENCE: Duration = Duration::from_secs(300);
+const TIMEOUT: Duration = Duration::from_secs(300);
 /// How long the idle processor time is counted.
 const IDLE: Duration = Duration::from_secs(30);
 
@@ -35,7 +35,7 @@ fn row(program: &Path, backend: &str, size: usize) -> Result<()> {
     let daemon = start_daemon(host, program)?;
     let env = until(|| Ok(daemon.has_written()))?.duration_since(start);
     let wanted = size * Absent::entries(backend);
-    // The routes of udp stand whatever leases there are.
+    // The routes of udp are installed whatever leases there are.
     let entries = || Ok(metric(host, "flannel_entries ")?.is_some_and(|n| n >= wanted));
     let last = until(entries)?.duration_since(start);
     let busy = processor(&daemon)?;
@@ -77,8 +77,8 @@ pub(crate) fn ready(lab: &Lab, program: &Path, backend: &str, size: usize) -> Re
 pub(crate) fn until(mut good: impl FnMut() -> Result<bool>) -> Result<Instant> {
     let start = Instant::now();
     while !good()? {
-        if start.elapsed() > PATIENCE {
-            return Err(Error::new(format!("not within {PATIENCE:?}")));
+        if start.elapsed() > TIMEOUT {
+            return Err(Error::new(format!("not within {TIMEOUT:?}")));
         }
         std::thread::park_timeout(Duration::from_millis(1));
     }
@@ -111,7 +111,7 @@ fn idle(daemon: &Daemon) -> Result<f64> {
     Ok((processor(daemon)? - before) / start.elapsed().as_secs_f64() * 100.0)
 }
 
-/// Processor milliseconds of a comparison with the kernel, which a foreign hand calls for.
+/// Processor milliseconds of a comparison with the kernel, which another program's change calls for.
 fn comparison(host: &Host, daemon: &Daemon, backend: &str) -> Result<String> {
     let damage = match backend {
         "vxlan" => format!("neigh del {} dev flannel.1", Absent::new(0).base()),

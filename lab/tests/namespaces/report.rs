@@ -5,7 +5,7 @@ use std::process::{Command, Stdio};
 
 use flannel_lab::bench::{Bench, Line};
 use flannel_lab::faults::{Measured, Outcome};
-use flannel_lab::keep;
+use flannel_lab::holder;
 use flannel_lab::report::page;
 use flannel_lab::results::Results;
 use flannel_lab::topology::Topology;
@@ -59,7 +59,7 @@ fn written(directory: &Path) -> PathBuf {
     let topology = Topology::load("two-segments").unwrap();
     let world = super::world(&topology).unwrap();
     let results = Results {
-        matrices: vec![keep::try_all(&world, std::time::Instant::now()).unwrap()],
+        matrices: vec![holder::try_all(&world, std::time::Instant::now()).unwrap()],
         topologies: vec![topology],
         faults: vec![outcome("etcd-kill", 0), outcome("host-cut", 9)],
         bench: Some(Bench {
@@ -86,7 +86,7 @@ fn chromium(directory: &Path, flags: &[&str], page: &Path) -> String {
     String::from_utf8_lossy(&output.stdout).into_owned()
 }
 
-/// What the page told of itself.
+/// What the page reports of itself.
 fn look(directory: &Path, flags: &[&str], page: &Path) -> serde_json::Value {
     let text = chromium(directory, &[flags, &["--dump-dom"]].concat(), page);
     let title = text.split("<title>").nth(1).and_then(|rest| rest.split("</title>").next()).unwrap_or_default();

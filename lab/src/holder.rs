@@ -89,8 +89,8 @@ pub fn ask(name: &str, request: &str) -> Result<String> {
     }
 }
 
-/// Makes a lab, tries it and holds it until it is told to go. The background process's whole work.
-pub fn keep(name: &str, topology: &Topology, flanneld: &Path, begin: Instant) -> Result<()> {
+/// Starts a lab, checks it and holds it until `down` is requested: all that the background process does.
+pub fn hold(name: &str, topology: &Topology, flanneld: &Path, begin: Instant) -> Result<()> {
     make_directory()?;
     let socket = place(name, "sock");
     if UnixStream::connect(&socket).is_ok() {

@@ -1,10 +1,10 @@
-//! What a foreign hand deletes or sets.
+//! Kernel state that another program or an administrator changes.
 
 use super::{Fault, Needs, Promise, Scene};
 use flannel_testbed::{Context, Error, Result};
 
-/// flanneld looks after each loss the kernel tells it.
-const MENDED: Promise = Promise::heals("put back at once, flows within 3 s", 3.0);
+/// flanneld checks its state after each deletion that the kernel reports.
+const MENDED: Promise = Promise::heals("restored at once, flows within 3 s", 3.0);
 
 fn mended(_: &str) -> Option<Promise> {
     Some(MENDED)
@@ -73,7 +73,9 @@ pub(super) const FAULTS: &[Fault] = &[
         what: "flannel's device deleted by hand",
         quick: true,
         needs: Needs::NOTHING,
-        promise: |backend| (backend != "host-gw").then_some(Promise::heals("made anew at once, flows within 3 s", 3.0)),
+        promise: |backend| {
+            (backend != "host-gw").then_some(Promise::heals("re-created at once, flows within 3 s", 3.0))
+        },
         run: |scene| {
             let device = if scene.world.topology().backend() == "udp" { "flannel0" } else { "flannel.1" };
             scene.cause();
@@ -85,7 +87,7 @@ pub(super) const FAULTS: &[Fault] = &[
         what: "iptables' FORWARD policy DROP, then all rules flushed by hand",
         quick: true,
         needs: Needs::NOTHING,
-        // Nothing tells of a rule's end: they are compared every 5 s (-iptables-resync).
+        // The deletion of a rule is not reported: rules are compared every 5 s (-iptables-resync).
         promise: |_| Some(Promise::heals("set again, flows within 7 s", 7.0)),
         run: |scene| {
             policy_drop(scene)?;

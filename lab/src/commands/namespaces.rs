@@ -15,7 +15,7 @@ use crate::matrix::Matrix;
 use crate::progress::{Progress, print};
 use crate::topology::Topology;
 use crate::world::{Node, World};
-use crate::{Error, Result, bench, keep, results};
+use crate::{Error, Result, bench, holder, results};
 use flannel_testbed::abandon;
 
 /// The exit code of a program ended by Ctrl-C, as shells give it.
@@ -34,9 +34,9 @@ fn flanneld(args: &Args) -> Result<PathBuf> {
     program(args.flanneld.as_deref(), "flanneld")
 }
 
-/// A program: as told, else the one beside this one.
-fn program(told: Option<&Path>, name: &str) -> Result<PathBuf> {
-    if let Some(path) = told {
+/// A program: the one given, else the one beside this one.
+fn program(given: Option<&Path>, name: &str) -> Result<PathBuf> {
+    if let Some(path) = given {
         return absolute(path);
     }
     let own = std::env::current_exe().map_err(|error| Error::State(format!("this program's own path: {error}")))?;
@@ -63,10 +63,10 @@ async fn interruptible<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Sen
 pub(super) async fn up(args: &Args, progress: &Progress) -> Result<()> {
     let begin = Instant::now();
     let topology = topology(args)?;
-    if keep::find(&args.name)?.is_some() {
+    if holder::find(&args.name)?.is_some() {
         return Err(Error::State(format!("lab {0} runs already: flannel-lab down --name {0}", args.name)));
     }
-    keep::make_directory()?;
+    holder::make_directory()?;
     progress.say(format_args!(
         "lab {}: {}, {}, {} hosts as namespaces",
         args.name,
@@ -74,13 +74,13 @@ pub(super) async fn up(args: &Args, progress: &Progress) -> Result<()> {
         topology.backend(),
         topology.host.len()
     ));
-    let log = keep::log_file(&args.name);
+    let log = holder::log_file(&args.name);
     let broken = |error: std::io::Error| Error::State(format!("{}: {error}", log.display()));
     let out = std::fs::File::create(&log).map_err(broken)?;
     let err = out.try_clone().map_err(broken)?;
     let own = std::env::current_exe().map_err(broken)?;
     let mut command = Command::new(own);
-    command.arg("keep").args(&args.words).args(["--name", &args.name]);
+    command.arg("hold").args(&args.words).args(["--name", &args.name]);
     command.arg("--flanneld").arg(flanneld(args)?);
     if let Some(backend) = args.backend() {
         command.args(["--backend", backend]);
@@ -92,13 +92,13 @@ pub(super) async fn up(args: &Args, progress: &Progress) -> Result<()> {
             let said = std::fs::read_to_string(&log).unwrap_or_default();
             return Err(Error::State(format!("lab {name} was not made ({status}): {}", said.trim())));
         }
-        Ok(match keep::find(&name)? {
-            Some(state) => crate::eventually::Look::Ready(state),
-            None => crate::eventually::Look::NotYet("not yet".to_owned()),
+        Ok(match holder::find(&name)? {
+            Some(state) => crate::eventually::Condition::Ready(state),
+            None => crate::eventually::Condition::NotYet("not yet".to_owned()),
         })
     });
     let state = progress.during("the lab is made and tried", ready).await?;
-    let matrix = keep::first_matrix(&args.name)?;
+    let matrix = holder::first_matrix(&args.name)?;
     show(&matrix, &topology, args)?;
     let option = if args.name == crate::args::DEFAULT_NAME { String::new() } else { format!(" --name {}", args.name) };
     print(format_args!("{}\n", state.about.join("\n")));
@@ -123,12 +123,12 @@ pub(super) async fn hold(args: &Args) -> Result<()> {
         eprintln!("goes on in the caller's session: {error}");
     }
     let (topology, flanneld, name) = (topology(args)?, flanneld(args)?, args.name.clone());
-    interruptible(move || keep::keep(&name, &topology, &flanneld, begin)).await
+    interruptible(move || holder::hold(&name, &topology, &flanneld, begin)).await
 }
 
 /// `matrix` of a running lab of namespaces.
 pub(super) fn matrix_again(args: &Args) -> Result<()> {
-    let matrix: Matrix = serde_json::from_str(&keep::ask(&args.name, "matrix")?)
+    let matrix: Matrix = serde_json::from_str(&holder::ask(&args.name, "matrix")?)
         .map_err(|error| Error::State(format!("lab {}: {error}", args.name)))?;
     let topology = Topology::load(&matrix.topology).unwrap_or_else(|_| bare(&matrix));
     match show(&matrix, &topology, args) {
@@ -138,7 +138,7 @@ pub(super) fn matrix_again(args: &Args) -> Result<()> {
         }
         Err(error) => {
             let directory = absolute(&Path::new("target/diagnosis").join(&args.name))?;
-            let written = keep::ask(&args.name, &format!("diagnose {}", directory.display()))?;
+            let written = holder::ask(&args.name, &format!("diagnose {}", directory.display()))?;
             Err(Error::State(format!("{error}\nlogs, captures and state of each host: {written}")))
         }
     }
@@ -172,7 +172,7 @@ pub(super) async fn matrix_alone(args: &Args, progress: &Progress) -> Result<()>
         let world = World::build(&tried, &flanneld)?;
         let nodes: Vec<&Node> = world.nodes().iter().collect();
         let made = world.start(&nodes).and_then(|()| world.populate(&nodes)).and_then(|()| world.settle(&nodes));
-        let matrix = made.map_err(Error::from).and_then(|()| keep::try_all(&world, begin));
+        let matrix = made.map_err(Error::from).and_then(|()| holder::try_all(&world, begin));
         if !matrix.as_ref().is_ok_and(|matrix| matrix.wrong().is_empty()) {
             world.write_diagnosis(&evidence)?;
             eprintln!("logs, captures and state of each host: {}", evidence.display());
@@ -187,8 +187,8 @@ pub(super) async fn matrix_alone(args: &Args, progress: &Progress) -> Result<()>
 }
 
 /// `status` of a running lab of namespaces.
-pub(super) fn status(args: &Args, state: &keep::State) -> Result<()> {
-    let about = keep::ask(&args.name, "status")?;
+pub(super) fn status(args: &Args, state: &holder::State) -> Result<()> {
+    let about = holder::ask(&args.name, "status")?;
     print(format_args!(
         "lab {}, {}, {}, namespaces held by process {}\n{about}\n",
         args.name, state.topology, state.backend, state.pid
@@ -199,20 +199,20 @@ pub(super) fn status(args: &Args, state: &keep::State) -> Result<()> {
 /// `diagnose` of a running lab of namespaces.
 pub(super) fn diagnose(args: &Args) -> Result<()> {
     let directory = absolute(&Path::new("target/diagnosis").join(&args.name))?;
-    let written = keep::ask(&args.name, &format!("diagnose {}", directory.display()))?;
+    let written = holder::ask(&args.name, &format!("diagnose {}", directory.display()))?;
     print(format_args!("written: {written}\n"));
     Ok(())
 }
 
-/// `down` of a running lab of namespaces: told to go, and waited for.
-pub(super) async fn down(args: &Args, progress: &Progress, state: &keep::State) -> Result<()> {
-    keep::ask(&args.name, "down")?;
+/// `down` of a running lab of namespaces: asked to end, and waited for.
+pub(super) async fn down(args: &Args, progress: &Progress, state: &holder::State) -> Result<()> {
+    holder::ask(&args.name, "down")?;
     let process = PathBuf::from(format!("/proc/{}", state.pid));
     let gone = crate::eventually::eventually("the lab's process ends", UP_WITHIN, async || {
         if process.exists() {
-            return Ok(crate::eventually::Look::NotYet("it is still there".to_owned()));
+            return Ok(crate::eventually::Condition::NotYet("it is still there".to_owned()));
         }
-        Ok(crate::eventually::Look::Ready(()))
+        Ok(crate::eventually::Condition::Ready(()))
     });
     progress.during("the lab goes", gone).await?;
     progress.say(format_args!("lab {} removed: its namespaces, processes and files", args.name));
@@ -220,7 +220,7 @@ pub(super) async fn down(args: &Args, progress: &Progress, state: &keep::State) 
 }
 
 /// `exec` in a running lab of namespaces; the command's own exit code.
-pub(super) async fn exec(args: &Args, state: &keep::State) -> Result<i32> {
+pub(super) async fn exec(args: &Args, state: &holder::State) -> Result<i32> {
     let names: Vec<&str> = state.namespaces.keys().map(String::as_str).collect();
     let namespace = state.namespaces.get(&args.words[0]).ok_or_else(|| {
         Error::Usage(format!("lab {}: there is no {}, but {}", args.name, args.words[0], names.join(", ")))

@@ -33,7 +33,7 @@ fn world(topology: &Topology) -> Result<World> {
 fn matrix(name: &str, backend: Option<&str>) {
     let topology = Topology::load(name).unwrap().with_backend(backend);
     let world = world(&topology).unwrap();
-    let matrix = flannel_lab::keep::try_all(&world, std::time::Instant::now()).unwrap();
+    let matrix = flannel_lab::holder::try_all(&world, std::time::Instant::now()).unwrap();
     let wrong = matrix.wrong();
     if !wrong.is_empty() {
         let directory = diagnoses().join(format!("matrix-{name}-{}", topology.backend()));
@@ -116,7 +116,7 @@ fn a_cut_path_a_small_mtu_and_a_lost_server_are_seen() {
     assert!(!seen.contains(&"Tcp c1 c2".to_owned()), "{seen:#?}");
 }
 
-/// Any implementation can stand in any place: here a copy under another name.
+/// Any implementation can run on any host: here a copy under another name.
 #[test]
 fn a_host_runs_the_program_that_the_topology_names() {
     let directory = tempfile::tempdir().unwrap();

@@ -13,7 +13,7 @@ struct Named {
 
 impl Named {
     fn new(role: &str) -> Self {
-        Self { name: format!("spaces-{role}-{}", std::process::id()), results: tempfile::tempdir().unwrap() }
+        Self { name: format!("namespaces-{role}-{}", std::process::id()), results: tempfile::tempdir().unwrap() }
     }
 
     fn command(&self, words: &[&str]) -> Command {

@@ -51,11 +51,11 @@ fn there_are_ten_quick_ones_and_no_name_twice() {
     }
 }
 
-/// A promise that cannot be kept is told as broken, with the evidence in one place.
+/// A promise that cannot be kept is reported as broken, with the evidence in one place.
 #[test]
 fn a_broken_promise_is_seen_and_leaves_evidence() {
     let kill = all().into_iter().find(|fault| fault.name == "flanneld-kill").unwrap();
-    // What vxlan keeps, udp can't: its daemon carries the packets.
+    // What vxlan keeps, udp cannot: its daemon carries the packets.
     let strict = Fault { promise: |_| kill_promise("vxlan"), ..kill };
     let directory = diagnoses().join("deliberate");
     let options = Options {
