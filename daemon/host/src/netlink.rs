@@ -8,17 +8,17 @@
 //! Error numbers are decoded here and nowhere else.
 
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use flannel_core::entry::LinkIndex;
 use futures_util::TryStreamExt as _;
+use rtnetlink::Handle;
 use rtnetlink::packet_route::address::AddressMessage;
 use rtnetlink::packet_route::link::LinkMessage;
-use rtnetlink::packet_route::route::{RouteHeader, RouteMessage};
+use rtnetlink::packet_route::route::{RouteAttribute, RouteHeader, RouteMessage};
 use rtnetlink::packet_route::{AddressFamily, RouteNetlinkMessage};
-use rtnetlink::{Handle, RouteMessageBuilder};
 use rustix::io::Errno as E;
 use tokio::sync::{Mutex, MutexGuard};
 
@@ -211,12 +211,16 @@ impl Netlink {
     }
 }
 
-/// Asks for the route to an address.
+/// Asks for the route to an address. Table, protocol, scope and type stay zero: with strict checking the kernel refuses
+/// anything else (EINVAL, `inet_rtm_valid_getroute_req`).
 pub fn route_query(ip: IpAddr) -> RouteMessage {
-    match ip {
-        IpAddr::V4(ip) => RouteMessageBuilder::<Ipv4Addr>::new().destination_prefix(ip, 32).build(),
-        IpAddr::V6(ip) => RouteMessageBuilder::<Ipv6Addr>::new().destination_prefix(ip, 128).build(),
-    }
+    let mut message = RouteMessage::default();
+    (message.header.address_family, message.header.destination_prefix_length) = match ip {
+        IpAddr::V4(_) => (AddressFamily::Inet, 32),
+        IpAddr::V6(_) => (AddressFamily::Inet6, 128),
+    };
+    message.attributes.push(RouteAttribute::Destination(ip.into()));
+    message
 }
 
 /// Decodes a failed request.

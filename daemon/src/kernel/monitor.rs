@@ -55,7 +55,7 @@ impl Monitor {
                         sender.send(KernelEvent::Overrun)
                     }
                     Err(error) => {
-                        tracing::warn!("the kernel's notifications can't be read any more: {error}");
+                        tracing::warn!("the kernel's notifications can no longer be read: {error}");
                         return;
                     }
                 };
