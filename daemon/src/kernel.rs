@@ -5,18 +5,17 @@ use std::future::Future;
 
 use flannel_core::config::Range;
 use flannel_core::entry::{Entry, LinkIndex, Table};
+pub use flannel_host::netlink::{Fault, KernelError};
 
-mod batch;
-pub mod device;
 #[cfg(any(test, feature = "testing"))]
 pub mod fake;
 pub mod host;
+mod install;
 pub mod ipip;
 mod message;
 pub mod monitor;
 pub mod netlink;
 pub mod offload;
-mod socket;
 pub mod vxlan;
 pub mod wireguard;
 
@@ -28,37 +27,6 @@ pub struct Scope {
     /// A device shared with others, with the ranges of the flannel network: ours there are only routes through a
     /// gateway to one of the network's subnets.
     pub shared: Option<(LinkIndex, Vec<Range>)>,
-}
-
-/// What went wrong with one operation, as far as the daemon reacts to it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Fault {
-    /// It is there already.
-    Exists,
-    /// It is not there.
-    NotFound,
-    /// The device is gone.
-    NoDevice,
-    /// Not allowed.
-    Denied,
-    /// The kernel had more to say than was read, so it is not known what came of it.
-    Overrun,
-    /// This kernel can't do it.
-    Unsupported,
-    /// Something else.
-    Other,
-}
-
-/// An operation the kernel refused.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("can't {what}: {reason}")]
-pub struct KernelError {
-    /// What was tried, with its object: "add route 10.5.1.0/24 via 192.0.2.1".
-    pub what: String,
-    /// Why not, with the remedy where there is one.
-    pub reason: String,
-    /// The reason as far as the daemon reacts to it.
-    pub fault: Fault,
 }
 
 /// What is done with an entry.

@@ -233,7 +233,7 @@ impl<L: Links> Driver<L> {
         let bridge = naming::bridge(id)?;
         let endpoints = |s: &State| s.networks.get(id).map(|n| n.endpoints.keys().cloned().collect::<Vec<_>>());
         for endpoint in self.store.read(endpoints).unwrap_or_default() {
-            self.links.replug(&naming::host_end(&endpoint)?, &bridge).await?;
+            self.links.attach_veth(&naming::host_end(&endpoint)?, &bridge).await?;
         }
         Ok(())
     }

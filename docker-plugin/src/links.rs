@@ -1,4 +1,4 @@
-//! What the driver needs of the kernel's interfaces: bridges, cables (veth pairs), the host's routes.
+//! What the driver needs of the kernel's interfaces: bridges, veth pairs, the host's routes.
 
 use std::future::Future;
 use std::net::IpAddr;
@@ -15,18 +15,18 @@ pub mod netlink;
 pub struct BridgeSpec {
     /// Its name.
     pub name: IfName,
-    /// The gateways' addresses; other global addresses on it are removed.
+    /// The gateways' addresses; other global addresses are removed.
     pub addresses: Vec<IpNet>,
-    /// What its ports may send at most.
+    /// Its MTU in bytes.
     pub mtu: u32,
-    /// Fixed, since a bridge without one takes the lowest of its ports' and so changes as containers come and go.
+    /// Fixed: a bridge without one takes the lowest of its ports' and changes it as containers come and go.
     pub mac: Mac,
 }
 
-/// An endpoint's cable.
+/// An endpoint's veth pair.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct CableSpec {
-    /// The end on the bridge.
+pub struct VethSpec {
+    /// The end attached to the bridge.
     pub host: IfName,
     /// The end for the container.
     pub container: IfName,
@@ -52,38 +52,38 @@ pub struct HostRoute {
     pub metric: u32,
 }
 
-/// A device of ours that is there.
+/// An existing device of ours.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Owned {
     /// Its name.
     pub name: String,
-    /// Bridge, or the end of a cable.
+    /// A bridge, or the host end of a veth pair.
     pub is_bridge: bool,
-    /// What it may send at most.
+    /// Its MTU in bytes.
     pub mtu: u32,
-    /// Whether it is switched on.
+    /// Whether it is up.
     pub up: bool,
-    /// The bridge it is plugged into.
+    /// The bridge it is attached to.
     pub bridge: Option<String>,
     /// A bridge's global addresses.
     pub addresses: Vec<IpNet>,
 }
 
-/// The kernel's interfaces, as far as we need them. Every call may be made again with the same result.
+/// The kernel's interfaces, as far as we need them. Every call is idempotent.
 pub trait Links: Send + Sync + 'static {
-    /// Makes the bridge, or makes the one that is there fit. Tells whether it was made.
+    /// Creates the bridge, or sets up the existing one. Returns whether it was created.
     fn ensure_bridge(&self, spec: &BridgeSpec) -> impl Future<Output = Result<bool, LinkError>> + Send;
 
-    /// Makes the cable and plugs it in; one that is left over from before is replaced.
-    fn make_cable(&self, spec: &CableSpec) -> impl Future<Output = Result<(), LinkError>> + Send;
+    /// Creates the veth pair and attaches it; one left over from an earlier call is replaced.
+    fn create_veth(&self, spec: &VethSpec) -> impl Future<Output = Result<(), LinkError>> + Send;
 
-    /// Plugs an existing cable in again, after its bridge was made anew. One that is not there is no mistake.
-    fn replug(&self, host: &IfName, bridge: &IfName) -> impl Future<Output = Result<(), LinkError>> + Send;
+    /// Attaches an existing veth again, after its bridge was re-created. One that does not exist is not an error.
+    fn attach_veth(&self, host: &IfName, bridge: &IfName) -> impl Future<Output = Result<(), LinkError>> + Send;
 
-    /// Removes a device; one that is not there is no mistake.
+    /// Removes a device; one that does not exist is not an error.
     fn remove(&self, name: &IfName) -> impl Future<Output = Result<(), LinkError>> + Send;
 
-    /// Our bridges and cables.
+    /// Our bridges and veths.
     fn owned(&self) -> impl Future<Output = Result<Vec<Owned>, LinkError>> + Send;
 
     /// The IPv4 routes of the main table, which is what Docker compares a pool with.
@@ -94,19 +94,19 @@ pub trait Links: Send + Sync + 'static {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum LinkError {
     /// Another device has the name.
-    #[error("interface {name} is there and is not ours: remove it with \"ip link del {name}\"")]
+    #[error("interface {name} exists and is not ours: remove it with \"ip link del {name}\"")]
     NotOurs {
         /// The name.
         name: String,
     },
     /// We are not root, or lack the capability.
-    #[error("{action}: not permitted; run flannel-docker as root or with CAP_NET_ADMIN")]
+    #[error("cannot {action}: not permitted; run flannel-docker as root or with CAP_NET_ADMIN")]
     Denied {
         /// What was tried, on what.
         action: String,
     },
-    /// Another host interface has this address or route already.
-    #[error("{action}: {reason}")]
+    /// Anything else.
+    #[error("cannot {action}: {reason}")]
     Failed {
         /// What was tried, on what.
         action: String,
@@ -115,7 +115,7 @@ pub enum LinkError {
     },
 }
 
-/// Whether an address is one the kernel makes by itself.
+/// Whether an address is one the kernel assigns by itself.
 pub fn is_link_local(address: IpAddr) -> bool {
     matches!(address, IpAddr::V6(a) if a.is_unicast_link_local())
 }

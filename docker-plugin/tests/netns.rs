@@ -1,4 +1,4 @@
-//! Bridges, cables and rules in the real kernel, each test in a network namespace of its own. Needs root.
+//! Bridges, veths and rules in the real kernel, each test in a network namespace of its own. Needs root.
 
 use std::future::Future;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -8,7 +8,7 @@ use flannel_core::name::IfName;
 use flannel_docker::firewall::iptables::Iptables;
 use flannel_docker::firewall::{Bridge, BridgeRules, Firewall as _, Guard};
 use flannel_docker::links::netlink::Netlink;
-use flannel_docker::links::{BridgeSpec, CableSpec, HostRoute, LinkError, Links as _, Owned};
+use flannel_docker::links::{BridgeSpec, HostRoute, LinkError, Links as _, Owned, VethSpec};
 use ipnet::IpNet;
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
@@ -64,8 +64,8 @@ fn bridge(addresses: &[&str], mtu: u32) -> BridgeSpec {
     BridgeSpec { name: name("fl-111111111111"), addresses: nets(addresses), mtu, mac }
 }
 
-fn cable(mtu: u32) -> CableSpec {
-    CableSpec {
+fn veth(mtu: u32) -> VethSpec {
+    VethSpec {
         host: name("flhe1e1e1e1e1e1"),
         container: name("flce1e1e1e1e1e1"),
         bridge: name("fl-111111111111"),
@@ -80,7 +80,7 @@ fn link(name: &str) -> String {
 }
 
 #[test]
-fn a_bridge_is_made_and_made_fit() {
+fn a_bridge_is_created_and_repaired() {
     in_namespace(|| async {
         let links = Netlink::open("/state").unwrap();
         let spec = bridge(&["10.5.72.1/24", "fd00:5::1/64"], 1450);
@@ -98,7 +98,7 @@ fn a_bridge_is_made_and_made_fit() {
         links.ensure_bridge(&spec).await.unwrap();
         assert_eq!(addresses(), before, "a second time changes nothing");
 
-        // At another hand: down, another MTU, another address, ours gone.
+        // Changed by somebody else: down, another MTU, another address, ours gone.
         sh("ip", &["link", "set", "fl-111111111111", "down", "mtu", "1300"]);
         sh("ip", &["addr", "flush", "dev", "fl-111111111111"]);
         sh("ip", &["addr", "add", "10.9.9.9/24", "dev", "fl-111111111111"]);
@@ -124,16 +124,16 @@ fn another_device_of_that_name_is_left_alone() {
 }
 
 #[test]
-fn a_cable_is_plugged_in_and_plugged_in_again() {
+fn a_veth_is_attached_and_attached_again() {
     in_namespace(|| async {
         let links = Netlink::open("/state").unwrap();
-        let spec = cable(1400);
-        let error = links.make_cable(&spec).await.unwrap_err().to_string();
-        assert!(error.contains("fl-111111111111") && error.contains("not there"), "{error}");
+        let spec = veth(1400);
+        let error = links.create_veth(&spec).await.unwrap_err().to_string();
+        assert!(error.contains("fl-111111111111") && error.contains("no longer exists"), "{error}");
         links.ensure_bridge(&bridge(&["10.5.72.1/24"], 1450)).await.unwrap();
         // Twice: the first one's answer never reached Docker.
-        links.make_cable(&spec).await.unwrap();
-        links.make_cable(&spec).await.unwrap();
+        links.create_veth(&spec).await.unwrap();
+        links.create_veth(&spec).await.unwrap();
         let host = link("flhe1e1e1e1e1e1");
         assert!(host.contains("mtu 1400") && host.contains("master fl-111111111111") && host.contains(",UP"), "{host}");
         let container = link("flce1e1e1e1e1e1");
@@ -142,18 +142,52 @@ fn a_cable_is_plugged_in_and_plugged_in_again() {
         let shown = link("fl-111111111111");
         assert!(shown.contains("mtu 1450") && shown.contains("link/ether 02:00:0a:05:48:01"), "{shown}");
 
-        // The bridge is lost and made anew.
+        // The bridge is lost and re-created.
         sh("ip", &["link", "del", "fl-111111111111"]);
         assert!(!link("flhe1e1e1e1e1e1").contains("master"));
         links.ensure_bridge(&bridge(&["10.5.72.1/24"], 1450)).await.unwrap();
-        links.replug(&spec.host, &spec.bridge).await.unwrap();
-        links.replug(&spec.host, &spec.bridge).await.unwrap();
+        links.attach_veth(&spec.host, &spec.bridge).await.unwrap();
+        links.attach_veth(&spec.host, &spec.bridge).await.unwrap();
         assert!(link("flhe1e1e1e1e1e1").contains("master fl-111111111111"));
-        links.replug(&name("flhffffffffffff"), &spec.bridge).await.unwrap();
+        links.attach_veth(&name("flhffffffffffff"), &spec.bridge).await.unwrap();
 
         links.remove(&spec.host).await.unwrap();
         links.remove(&spec.container).await.unwrap();
         assert!(!run("ip", &["link", "show", "flce1e1e1e1e1e1"]).0, "the other end is left");
+    });
+}
+
+/// rtnetlink's handle let a second dump fail with EBUSY while the first still ran.
+#[test]
+fn concurrent_lists_are_complete() {
+    in_namespace(|| async {
+        let links = Netlink::open("/state").unwrap();
+        links.ensure_bridge(&bridge(&["10.5.72.1/24"], 1450)).await.unwrap();
+        // More devices than fit into one datagram of a dump.
+        let batch: String = (0..100).map(|n| format!("link add a{n} type veth peer name b{n}\n")).collect();
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), batch).unwrap();
+        sh("ip", &["-batch", file.path().to_str().unwrap()]);
+        let lists = (links.owned(), links.owned(), links.routes(), links.owned());
+        let (first, second, routes, third) = tokio::join!(lists.0, lists.1, lists.2, lists.3);
+        for owned in [first, second, third] {
+            assert_eq!(owned.unwrap().len(), 1);
+        }
+        routes.unwrap();
+    });
+}
+
+#[test]
+fn a_join_takes_few_round_trips() {
+    in_namespace(|| async {
+        let links = Netlink::open("/state").unwrap();
+        let spec = bridge(&["10.5.72.1/24"], 1450);
+        links.ensure_bridge(&spec).await.unwrap();
+        let before = links.round_trips();
+        links.ensure_bridge(&spec).await.unwrap();
+        links.create_veth(&veth(1450)).await.unwrap();
+        let taken = links.round_trips() - before;
+        assert!(taken <= 5, "{taken} round trips");
     });
 }
 
@@ -162,7 +196,7 @@ fn only_our_own_devices_are_ours() {
     in_namespace(|| async {
         let (links, others) = (Netlink::open("/state").unwrap(), Netlink::open("/other").unwrap());
         links.ensure_bridge(&bridge(&["10.5.72.1/24"], 1450)).await.unwrap();
-        links.make_cable(&cable(1450)).await.unwrap();
+        links.create_veth(&veth(1450)).await.unwrap();
         let foreign = BridgeSpec { name: name("fl-222222222222"), ..bridge(&["10.5.73.1/24"], 1450) };
         others.ensure_bridge(&foreign).await.unwrap();
         sh("ip", &["link", "add", "br0", "type", "bridge"]);
@@ -179,19 +213,19 @@ fn only_our_own_devices_are_ours() {
             bridge: None,
             addresses: vec!["10.5.72.1/24".parse().unwrap()],
         };
-        let cable = Owned {
+        let veth = Owned {
             name: "flhe1e1e1e1e1e1".to_owned(),
             mtu: 1450,
             up: true,
             bridge: Some(bridge.name.clone()),
             ..Owned::default()
         };
-        assert_eq!(owned, [bridge, cable]);
-        // A cable that lost its bridge is still ours.
+        assert_eq!(owned, [bridge, veth]);
+        // A veth that lost its bridge is still ours.
         sh("ip", &["link", "set", "flhe1e1e1e1e1e1", "nomaster"]);
         let owned = links.owned().await.unwrap();
-        let cable = owned.iter().find(|o| o.name == "flhe1e1e1e1e1e1").unwrap();
-        assert_eq!(cable.bridge, None);
+        let veth = owned.iter().find(|o| o.name == "flhe1e1e1e1e1e1").unwrap();
+        assert_eq!(veth.bridge, None);
     });
 }
 
@@ -321,5 +355,25 @@ fn an_incompatible_table_is_reported_and_left_alone() {
             firewall.apply(&plain).await.unwrap_err();
         }
         assert_eq!(sh("nft", &["list", "ruleset"]), before);
+    });
+}
+
+/// A caller that goes away in the middle of a list leaves the kernel's dump running.
+#[test]
+fn an_abandoned_list_does_not_block_the_next() {
+    in_namespace(|| async {
+        let links = Netlink::open("/state").unwrap();
+        links.ensure_bridge(&bridge(&["10.5.72.1/24"], 1450)).await.unwrap();
+        let routes: String =
+            (0..4000).map(|n| format!("route add blackhole 10.{}.{}.0/24\n", 64 + n / 250, n % 250)).collect();
+        let file = std::env::temp_dir().join(format!("flannel-routes-{}", std::process::id()));
+        std::fs::write(&file, routes).unwrap();
+        sh("ip", &["-batch", file.to_str().unwrap()]);
+        std::fs::remove_file(&file).unwrap();
+        // Polled once, which reads the first part and yields.
+        let mut list = Box::pin(links.routes());
+        assert!(futures_util::poll!(list.as_mut()).is_pending());
+        drop(list);
+        assert_eq!(links.routes().await.unwrap().len(), 4001);
     });
 }

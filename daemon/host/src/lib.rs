@@ -9,5 +9,6 @@ pub mod files;
 pub mod filter;
 pub mod log;
 pub mod metrics;
+pub mod netlink;
 pub mod program;
 pub mod say_once;

@@ -78,7 +78,7 @@ impl Prepared {
     /// Whether the device is still that of the last attaching.
     async fn is_intact(&self, kernel: &Netlink) -> Result<bool, KernelError> {
         let Some((link, address)) = self.made else { return Ok(false) };
-        Ok(kernel.device_stands(&self.spec.name, link).await? && kernel.has_address(link, address).await?)
+        Ok(kernel.device_is_intact(&self.spec.name, link).await? && kernel.has_address(link, address).await?)
     }
 }
 

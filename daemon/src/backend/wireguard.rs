@@ -144,7 +144,7 @@ impl Prepared {
     /// Whether the devices are still those of the last attaching.
     async fn is_intact(&self, kernel: &Netlink) -> Result<bool, KernelError> {
         for (device, (link, addresses)) in self.devices.iter().zip(&self.made) {
-            if !kernel.device_stands(&device.spec.name, *link).await? {
+            if !kernel.device_is_intact(&device.spec.name, *link).await? {
                 return Ok(false);
             }
             for address in addresses {

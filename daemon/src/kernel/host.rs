@@ -5,12 +5,12 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use flannel_core::entry::LinkIndex;
 use flannel_core::family::Family;
 use flannel_core::ipnet::IpNet;
+use flannel_host::netlink::attributes::{self, destination, gateway, output, preferred_source};
 use rtnetlink::packet_route::AddressFamily;
 use rtnetlink::packet_route::address::{AddressAttribute, AddressFlags, AddressScope};
 
-use super::message::{destination, gateway, output, preferred_source};
-use super::netlink::{Netlink, collect};
-use super::{KernelError, device};
+use super::KernelError;
+use super::netlink::Netlink;
 
 /// An interface.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -44,16 +44,16 @@ pub struct Address {
 impl Netlink {
     /// All interfaces in the order of their numbers.
     pub async fn interfaces(&self) -> Result<Vec<Interface>, KernelError> {
-        let links = collect(self.handle.link().get().execute(), || "list interfaces".into()).await?;
-        let addresses = collect(self.handle.address().get().execute(), || "list addresses".into()).await?;
+        let links = self.links().await?;
+        let addresses = self.addresses(None).await?;
         let mut interfaces: Vec<Interface> = links
             .iter()
             .filter_map(|link| {
                 let of_link = addresses.iter().filter(|a| a.header.index == link.header.index);
                 Some(Interface {
                     index: LinkIndex(link.header.index),
-                    name: device::name(link)?.to_owned(),
-                    mtu: device::mtu(link).unwrap_or(0),
+                    name: attributes::name(link)?.to_owned(),
+                    mtu: attributes::mtu(link).unwrap_or(0),
                     addresses: of_link.filter_map(read_address).collect(),
                 })
             })
@@ -95,7 +95,7 @@ fn read_address(message: &rtnetlink::packet_route::address::AddressMessage) -> O
         message.attributes.iter().find_map(|a| if let AddressAttribute::Flags(f) = a { Some(*f) } else { None });
     let flags = flags.unwrap_or(AddressFlags::empty());
     Some(Address {
-        ip: device::address(message)?.addr(),
+        ip: attributes::address(message)?.addr(),
         permanent: flags.contains(AddressFlags::Permanent),
         secondary: flags.contains(AddressFlags::Secondary),
         deprecated: flags.contains(AddressFlags::Deprecated),

@@ -4,12 +4,13 @@ use std::net::{IpAddr, Ipv4Addr};
 
 use flannel_core::entry::LinkIndex;
 use flannel_core::name::IfName;
+use flannel_host::netlink::{attributes, refused};
 use rtnetlink::packet_route::IpProtocol;
 use rtnetlink::packet_route::link::{InfoData, InfoIpTunnel, InfoKind, LinkAttribute, LinkInfo, LinkMessage};
 use rtnetlink::{LinkIpIp, LinkMessageBuilder};
 
-use super::netlink::{Netlink, refused};
-use super::{Fault, KernelError, device};
+use super::netlink::Netlink;
+use super::{Fault, KernelError};
 
 /// How the device should be.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -43,7 +44,7 @@ impl Netlink {
             let differences = differ(infos, spec);
             if differences.is_empty() {
                 tracing::debug!("device {} is there and as it should be", spec.name);
-                if device::mtu(&link) != Some(spec.mtu) {
+                if attributes::mtu(&link) != Some(spec.mtu) {
                     self.set_mtu(index, spec.mtu).await?;
                 }
                 return Ok(index);
@@ -51,7 +52,7 @@ impl Netlink {
             tracing::warn!("device {} {}: making it anew", spec.name, differences.join(", "));
             self.delete_link(index, &spec.name).await?;
         }
-        let result = self.handle.link().add(message(spec)).execute().await;
+        let result = self.handle().link().add(message(spec)).execute().await;
         result.map_err(refused(what)).map_err(|mut error| {
             match error.fault {
                 // The name is free, so it is the addresses.
@@ -68,7 +69,7 @@ impl Netlink {
             error
         })?;
         tracing::info!("made device {}", spec.name);
-        self.index_of_made(&spec.name).await
+        self.index_of_created(&spec.name).await
     }
 }
 

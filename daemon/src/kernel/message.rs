@@ -6,6 +6,7 @@ use flannel_core::config::Range;
 use flannel_core::entry::{Entry, LinkIndex, Route, Slot};
 use flannel_core::ipnet::IpNet;
 use flannel_core::name::Mac;
+use flannel_host::netlink::attributes::{destination, gateway, metric, output, table};
 use rtnetlink::RouteMessageBuilder;
 use rtnetlink::packet_route::neighbour::{
     NeighbourAddress, NeighbourAttribute, NeighbourFlags, NeighbourMessage, NeighbourState,
@@ -17,7 +18,7 @@ use rtnetlink::packet_route::{AddressFamily, RouteNetlinkMessage};
 
 use super::{Scope, Verb};
 
-/// What asks for this; nothing for entries that are not rtnetlink's.
+/// The request that does this; none for entries that are not rtnetlink's.
 pub(super) fn request(verb: Verb, entry: &Entry) -> Option<RouteNetlinkMessage> {
     let neighbour = |message| match verb {
         Verb::Put => RouteNetlinkMessage::NewNeighbour(message),
@@ -34,7 +35,7 @@ pub(super) fn request(verb: Verb, entry: &Entry) -> Option<RouteNetlinkMessage> 
     })
 }
 
-/// The tables in which entries of a scope may be.
+/// The dumps of the tables that may hold entries of a scope.
 pub(super) fn dumps(scope: &Scope) -> Vec<RouteNetlinkMessage> {
     let route = |family| {
         let mut message = RouteMessage::default();
@@ -54,7 +55,7 @@ pub(super) fn dumps(scope: &Scope) -> Vec<RouteNetlinkMessage> {
     requests
 }
 
-/// The entry a message of a dump tells of, if it is ours by the scope.
+/// The entry of a message of a dump, if it is ours by the scope.
 pub(super) fn ours(message: &RouteNetlinkMessage, scope: &Scope) -> Option<Entry> {
     match message {
         RouteNetlinkMessage::NewRoute(route) => route_entry(route, scope),
@@ -92,12 +93,12 @@ fn neighbour_address(ip: IpAddr) -> NeighbourAddress {
     }
 }
 
-/// The mark of our routes, `proto 70` in `ip route`: none of those that iproute2's rt_protos gives to anybody. Upstream
-/// writes protocol boot, as a person's `ip route add` does, and so can't tell its routes from theirs.
+/// The protocol number of our routes, `proto 70` in `ip route`; iproute2's rt_protos assigns it to nobody. Upstream
+/// writes protocol boot, as an operator's `ip route add` does, and so cannot tell its routes from theirs.
 const OURS: RouteProtocol = RouteProtocol::Other(70);
 
 /// Main table, our protocol, scope universe (link without a gateway would be `scope link`, which Docker takes for an
-/// overlap; upstream has universe too).
+/// overlap; upstream writes universe too).
 fn route_message(route: &Route) -> RouteMessage {
     let mut message = match route.dst {
         IpNet::V4(dst) => {
@@ -120,7 +121,7 @@ fn route_message(route: &Route) -> RouteMessage {
     message
 }
 
-/// A route of the main table, whosever it is; of no device (0) where it has none, as a blackhole.
+/// A route of the main table, whoever owns it; its device is 0 where it has none, as a blackhole.
 pub(super) fn read_route(message: &RouteMessage) -> Option<Route> {
     let route = Route {
         dst: destination(message)?,
@@ -131,7 +132,7 @@ pub(super) fn read_route(message: &RouteMessage) -> Option<Route> {
     (table(message) == u32::from(RouteHeader::RT_TABLE_MAIN)).then_some(route)
 }
 
-/// A route that is ours by the scope; on a shared device only what bears our mark and is a lease's.
+/// A route that is ours by the scope; on a shared device only one with our protocol to a lease's subnet.
 fn route_entry(message: &RouteMessage, scope: &Scope) -> Option<Entry> {
     let route = read_route(message)?;
     let link = route.link;
@@ -154,7 +155,7 @@ fn neighbour_entry(message: &NeighbourMessage, scope: &Scope) -> Option<Entry> {
     read_neighbour(message).filter(|_| ours && permanent)
 }
 
-/// A neighbour or forwarding record, whosever it is.
+/// A neighbour or FDB entry, whoever owns it.
 pub(super) fn read_neighbour(message: &NeighbourMessage) -> Option<Entry> {
     let link = LinkIndex(message.header.ifindex);
     let mac = message.attributes.iter().find_map(|a| match a {
@@ -168,8 +169,7 @@ pub(super) fn read_neighbour(message: &NeighbourMessage) -> Option<Entry> {
     })
 }
 
-/// Where a neighbour or forwarding record stood, by the message that tells of its end: by then it may have no MAC any
-/// more.
+/// The slot of a removed neighbour or FDB entry, by the kernel's notification, which may lack the MAC.
 pub(super) fn neighbour_slot(message: &NeighbourMessage) -> Option<Slot> {
     match read_neighbour(message) {
         Some(entry) => Some(entry.slot()),
@@ -182,7 +182,7 @@ fn neighbour_ip(message: &NeighbourMessage) -> Option<IpAddr> {
     message.attributes.iter().find_map(|a| match a {
         NeighbourAttribute::Destination(NeighbourAddress::Inet(ip)) => Some(IpAddr::V4(*ip)),
         NeighbourAttribute::Destination(NeighbourAddress::Inet6(ip)) => Some(IpAddr::V6(*ip)),
-        // The family of a forwarding record is the bridge's: the length tells what the bytes are.
+        // The family of a FDB entry is the bridge's: the length tells what the bytes are.
         NeighbourAttribute::Destination(NeighbourAddress::Other(bytes)) => address(bytes),
         _ => None,
     })
@@ -195,54 +195,11 @@ fn address(bytes: &[u8]) -> Option<IpAddr> {
     v4().or_else(v6)
 }
 
-pub(super) fn destination(message: &RouteMessage) -> Option<IpNet> {
-    let ip = message.attributes.iter().find_map(|a| match a {
-        RouteAttribute::Destination(address) => ip(address),
-        _ => None,
-    });
-    let any = || match message.header.address_family {
-        AddressFamily::Inet6 => IpAddr::V6(Ipv6Addr::UNSPECIFIED),
-        _ => IpAddr::V4(Ipv4Addr::UNSPECIFIED),
-    };
-    IpNet::new(ip.unwrap_or_else(any), message.header.destination_prefix_length).ok()
-}
-
-pub(super) fn output(message: &RouteMessage) -> Option<u32> {
-    message.attributes.iter().find_map(|a| if let RouteAttribute::Oif(index) = a { Some(*index) } else { None })
-}
-
-pub(super) fn preferred_source(message: &RouteMessage) -> Option<IpAddr> {
-    message.attributes.iter().find_map(|a| if let RouteAttribute::PrefSource(s) = a { ip(s) } else { None })
-}
-
-pub(super) fn gateway(message: &RouteMessage) -> Option<IpAddr> {
-    message.attributes.iter().find_map(|a| if let RouteAttribute::Gateway(g) = a { ip(g) } else { None })
-}
-
-fn metric(message: &RouteMessage) -> u32 {
-    let metric =
-        message.attributes.iter().find_map(|a| if let RouteAttribute::Priority(m) = a { Some(*m) } else { None });
-    metric.unwrap_or(0)
-}
-
 /// The metric the kernel gives a route that asks for none.
 fn usual_metric(dst: &IpNet) -> u32 {
     match dst {
         IpNet::V4(_) => 0,
         IpNet::V6(_) => 1024,
-    }
-}
-
-pub(super) fn table(message: &RouteMessage) -> u32 {
-    let table = message.attributes.iter().find_map(|a| if let RouteAttribute::Table(t) = a { Some(*t) } else { None });
-    table.unwrap_or_else(|| message.header.table.into())
-}
-
-fn ip(address: &RouteAddress) -> Option<IpAddr> {
-    match address {
-        RouteAddress::Inet(ip) => Some(IpAddr::V4(*ip)),
-        RouteAddress::Inet6(ip) => Some(IpAddr::V6(*ip)),
-        _ => None,
     }
 }
 

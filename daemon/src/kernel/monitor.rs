@@ -1,6 +1,9 @@
 //! Notifications of the kernel: something of ours may have been removed or replaced.
 
 use flannel_core::entry::{Entry, LinkIndex, Slot};
+use flannel_host::netlink::attributes::output;
+use flannel_host::netlink::batch::decode;
+use flannel_host::netlink::socket::{Socket, is_overrun};
 use rtnetlink::packet_route::link::LinkFlags;
 use rtnetlink::packet_route::route::RouteProtocol;
 use rtnetlink::packet_route::{AddressFamily, RouteNetlinkMessage};
@@ -8,9 +11,7 @@ use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
 use super::KernelError;
-use super::batch::decode;
-use super::message::{neighbour_slot, output, read_neighbour, read_route};
-use super::socket::{Socket, is_overrun};
+use super::message::{neighbour_slot, read_neighbour, read_route};
 use crate::metrics::METRICS;
 
 /// `RTMGRP_LINK`, `RTMGRP_NEIGH`, `RTMGRP_IPV4_ROUTE` and `RTMGRP_IPV6_ROUTE` of linux/rtnetlink.h.
@@ -54,7 +55,7 @@ impl Monitor {
                         sender.send(KernelEvent::Overrun)
                     }
                     Err(error) => {
-                        tracing::warn!("the kernel's notifications can't be read any more: {error}");
+                        tracing::warn!("the kernel's notifications can no longer be read: {error}");
                         return;
                     }
                 };
@@ -109,7 +110,7 @@ fn event(message: &RouteNetlinkMessage) -> Option<KernelEvent> {
             read_route(route).map(|route| KernelEvent::Installed(Entry::Route(route)))
         }
         RouteNetlinkMessage::NewNeighbour(neighbour) => read_neighbour(neighbour).map(KernelEvent::Installed),
-        // The kernel does not say who removed a neighbour or a forwarding record.
+        // The kernel does not say who removed a neighbour or an FDB entry.
         RouteNetlinkMessage::DelNeighbour(neighbour) => neighbour_slot(neighbour).map(KernelEvent::Removed),
         _ => None,
     }

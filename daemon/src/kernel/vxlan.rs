@@ -4,11 +4,12 @@ use std::net::IpAddr;
 
 use flannel_core::entry::LinkIndex;
 use flannel_core::name::{IfName, Mac};
+use flannel_host::netlink::{attributes, refused};
 use rtnetlink::packet_route::link::{InfoData, InfoKind, InfoVxlan, LinkAttribute, LinkFlags, LinkInfo, LinkMessage};
 use rtnetlink::{LinkMessageBuilder, LinkUnspec, LinkVxlan};
 
-use super::netlink::{Netlink, refused};
-use super::{Fault, KernelError, device};
+use super::netlink::Netlink;
+use super::{Fault, KernelError};
 
 /// The UDP port the kernel takes when none is given (`vxlan.udp_port`; the IANA port 4789 came later).
 const KERNEL_PORT: u16 = 8472;
@@ -63,7 +64,7 @@ impl Netlink {
             let differences = there.as_ref().map_or_else(|| vec!["is no vxlan device".to_owned()], |t| t.differ(spec));
             if let (Some(there), true) = (&there, differences.is_empty()) {
                 tracing::debug!("device {} is there and as it should be", spec.name);
-                if device::mtu(&link) != Some(spec.mtu) {
+                if attributes::mtu(&link) != Some(spec.mtu) {
                     self.set_mtu(there.vxlan.index, spec.mtu).await?;
                 }
                 if there.vxlan.mac != spec.mac && policy == MacPolicy::Insist {
@@ -91,7 +92,7 @@ impl Netlink {
     pub async fn vxlan_stands(&self, spec: &VxlanSpec, made: LinkIndex) -> Result<bool, KernelError> {
         let Some(link) = self.link(&spec.name).await? else { return Ok(false) };
         let up = link.header.flags.contains(LinkFlags::Up);
-        let same_mtu = device::mtu(&link) == Some(spec.mtu);
+        let same_mtu = attributes::mtu(&link) == Some(spec.mtu);
         Ok(up && same_mtu && read(&link).is_some_and(|there| there.vxlan == Vxlan { index: made, mac: spec.mac }))
     }
 
@@ -105,12 +106,12 @@ impl Netlink {
         );
         let change = LinkUnspec::new_with_index(there.index.0).address(spec.mac.0.to_vec()).build();
         let what = || format!("set the MAC of device {} to {}", spec.name, spec.mac);
-        self.handle.link().set(change).execute().await.map_err(refused(what))?;
+        self.handle().link().set(change).execute().await.map_err(refused(what))?;
         Ok(Vxlan { mac: spec.mac, ..there })
     }
 
     async fn create(&self, spec: &VxlanSpec, mac: Mac) -> Result<(), KernelError> {
-        let result = self.handle.link().add(message(spec, mac)).execute().await;
+        let result = self.handle().link().add(message(spec, mac)).execute().await;
         result.map_err(refused(|| format!("create vxlan device {}", spec.name))).map_err(|mut error| {
             match error.fault {
                 // The name is free, so it is the number.

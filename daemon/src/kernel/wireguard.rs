@@ -9,6 +9,7 @@ use flannel_core::ipnet::IpNet;
 use flannel_core::key::SubnetKey;
 use flannel_core::name::IfName;
 use flannel_core::wireguard::{PrivateKey, PublicKey};
+use flannel_host::netlink::{attributes, refused};
 use futures_util::StreamExt as _;
 use netlink_packet_generic::GenlMessage;
 use netlink_packet_generic::ctrl::nlas::GenlCtrlAttrs;
@@ -26,8 +27,8 @@ use rtnetlink::proto::ConnectionHandle;
 use rtnetlink::sys::SocketAddr as NetlinkAddr;
 use rtnetlink::sys::protocols::NETLINK_GENERIC;
 
-use super::netlink::{Netlink, refused};
-use super::{Fault, KernelError, device};
+use super::netlink::Netlink;
+use super::{Fault, KernelError};
 
 /// How the device should be.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -50,7 +51,7 @@ impl Netlink {
         if let Some(link) = self.link(&spec.name).await? {
             let index = LinkIndex(link.header.index);
             if is_wireguard(&link) {
-                if device::mtu(&link) != Some(spec.mtu) {
+                if attributes::mtu(&link) != Some(spec.mtu) {
                     self.set_mtu(index, spec.mtu).await?;
                 }
                 return Ok(index);
@@ -58,7 +59,7 @@ impl Netlink {
             tracing::warn!("device {} is no wireguard device: making it anew", spec.name);
             self.delete_link(index, &spec.name).await?;
         }
-        let result = self.handle.link().add(device_message(spec)).execute().await;
+        let result = self.handle().link().add(device_message(spec)).execute().await;
         result.map_err(refused(|| format!("create wireguard device {}", spec.name))).map_err(|mut error| {
             if error.fault == Fault::Unsupported {
                 error.reason.push_str(" (wireguard); load the module wireguard or choose another backend");
@@ -66,7 +67,7 @@ impl Netlink {
             error
         })?;
         tracing::info!("made device {}", spec.name);
-        self.index_of_made(&spec.name).await
+        self.index_of_created(&spec.name).await
     }
 
     /// Gives a device its key and port.

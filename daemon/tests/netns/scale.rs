@@ -75,7 +75,7 @@ fn what_the_kernel_refuses_is_told_counted_and_tried_again() {
         assert!(sample(host, "flannel_entries_retried_total")? >= 3);
         for number in bad {
             let route = format!("route {}/24 via 203.0.113.{}", base(number), number % 100 + 110);
-            let line = daemon.says(&format!("can't put {route}"))?;
+            let line = daemon.says(&format!("cannot put {route}"))?;
             assert!(line.contains("not on the interface's link"), "{line}");
         }
         // The operator brings the gateways onto the link.

@@ -12,7 +12,7 @@ use crate::api::network::{
     ChosenInterface, CreateEndpoint, CreatedEndpoint, EndpointCall, Interface, InterfaceName, Join, Joined, StaticRoute,
 };
 use crate::error::{Error, short};
-use crate::links::{CableSpec, Links};
+use crate::links::{Links, VethSpec};
 use crate::naming;
 use crate::store::{Endpoint, Network, State};
 
@@ -49,7 +49,7 @@ impl<L: Links> Driver<L> {
         let Join { network_id, endpoint_id, sandbox_key } = request;
         let network = self.network(&network_id)?;
         let endpoint = self.endpoint(&network_id, &endpoint_id)?;
-        let cable = CableSpec {
+        let cable = VethSpec {
             host: naming::host_end(&endpoint_id)?,
             container: naming::container_end(&endpoint_id)?,
             bridge: naming::bridge(&network_id)?,
@@ -63,7 +63,7 @@ impl<L: Links> Driver<L> {
             self.ensure_network(&network_id, &network).await?;
         }
         let static_routes = self.routes_in(&sandbox_key, &network_id, &network, &endpoint_id).await?;
-        self.links.make_cable(&cable).await?;
+        self.links.create_veth(&cable).await?;
         debug!("endpoint {}: {} in network {}", short(&endpoint_id), cable.host, short(&network_id));
         let gateway = |family| {
             let ours = network.subnets.iter().filter(|_| network.gateway).map(|s| s.gateway.addr());

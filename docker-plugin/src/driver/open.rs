@@ -27,5 +27,5 @@ impl Driver<Netlink> {
 
 /// The kernel, with the mark of this state.
 pub fn links(opts: &Opts) -> Result<Netlink, String> {
-    Netlink::open(&opts.state_dir.display().to_string()).map_err(|e| format!("no netlink socket: {e}"))
+    Netlink::open(&opts.state_dir.display().to_string()).map_err(|e| e.to_string())
 }

@@ -191,7 +191,7 @@ async fn a_containers_life() {
             "StaticRoutes": [{"Destination": "10.5.0.0/16", "RouteType": 0, "NextHop": "10.5.72.1"}],
         })
     );
-    let cable = host.kernel().cables.into_values().next().unwrap();
+    let cable = host.kernel().veths.into_values().next().unwrap();
     assert_eq!((cable.bridge, cable.mtu), (bridge.name, 1450));
 
     host.stop(N1, E1).await;
@@ -208,7 +208,7 @@ async fn an_answer_never_repeats_what_docker_decided() {
     host.network(N1, "").await.unwrap();
     assert_eq!(host.endpoint(N1, E1, "10.5.72.9/24", "02:42:ac:11:65:43").await.unwrap(), None);
     host.join(N1, E1).await.unwrap();
-    assert_eq!(host.kernel().cables.into_values().next().unwrap().mac.to_string(), "02:42:ac:11:65:43");
+    assert_eq!(host.kernel().veths.into_values().next().unwrap().mac.to_string(), "02:42:ac:11:65:43");
 }
 
 #[tokio::test]

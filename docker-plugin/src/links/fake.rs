@@ -6,7 +6,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use flannel_core::name::IfName;
 use ipnet::IpNet;
 
-use super::{BridgeSpec, CableSpec, HostRoute, LinkError, Links, Owned};
+use super::{BridgeSpec, HostRoute, LinkError, Links, Owned, VethSpec};
 
 /// What the kernel would have.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -14,7 +14,7 @@ pub struct Interfaces {
     /// By name.
     pub bridges: BTreeMap<IfName, BridgeSpec>,
     /// By the host end's name.
-    pub cables: BTreeMap<IfName, CableSpec>,
+    pub veths: BTreeMap<IfName, VethSpec>,
     /// Routes besides those of the bridges.
     pub routes: Vec<HostRoute>,
     /// How many of the next changing calls are to fail.
@@ -47,19 +47,19 @@ impl Links for FakeLinks {
         Ok(before.is_none())
     }
 
-    async fn make_cable(&self, spec: &CableSpec) -> Result<(), LinkError> {
-        let action = format!("cable {}", spec.host);
+    async fn create_veth(&self, spec: &VethSpec) -> Result<(), LinkError> {
+        let action = format!("veth {}", spec.host);
         let mut all = self.change(action.clone())?;
         if !all.bridges.contains_key(&spec.bridge) {
             return Err(LinkError::Failed { action, reason: "no such bridge".to_owned() });
         }
-        all.cables.insert(spec.host.clone(), spec.clone());
+        all.veths.insert(spec.host.clone(), spec.clone());
         Ok(())
     }
 
-    async fn replug(&self, host: &IfName, bridge: &IfName) -> Result<(), LinkError> {
-        if let Some(cable) = self.change(format!("cable {host}"))?.cables.get_mut(host) {
-            cable.bridge = bridge.clone();
+    async fn attach_veth(&self, host: &IfName, bridge: &IfName) -> Result<(), LinkError> {
+        if let Some(veth) = self.change(format!("veth {host}"))?.veths.get_mut(host) {
+            veth.bridge = bridge.clone();
         }
         Ok(())
     }
@@ -67,7 +67,7 @@ impl Links for FakeLinks {
     async fn remove(&self, name: &IfName) -> Result<(), LinkError> {
         let mut all = self.change(format!("removing {name}"))?;
         all.bridges.remove(name);
-        all.cables.remove(name);
+        all.veths.remove(name);
         Ok(())
     }
 
@@ -81,14 +81,14 @@ impl Links for FakeLinks {
             bridge: None,
             addresses: b.addresses.clone(),
         });
-        let cables = all.cables.values().map(|c| Owned {
+        let veths = all.veths.values().map(|c| Owned {
             name: c.host.to_string(),
             mtu: c.mtu,
             up: true,
             bridge: all.bridges.contains_key(&c.bridge).then(|| c.bridge.to_string()),
             ..Owned::default()
         });
-        Ok(bridges.chain(cables).collect())
+        Ok(bridges.chain(veths).collect())
     }
 
     async fn routes(&self) -> Result<Vec<HostRoute>, LinkError> {

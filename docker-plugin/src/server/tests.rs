@@ -78,7 +78,7 @@ async fn replay(name: &str, recording: &str) {
         let state = plugin.driver.state();
         assert!(state.networks.is_empty() && state.pools.is_empty(), "{name}: {state:?}");
         assert!(plugin.driver.links().interfaces().bridges.is_empty(), "{name}");
-        assert!(plugin.driver.links().interfaces().cables.is_empty(), "{name}");
+        assert!(plugin.driver.links().interfaces().veths.is_empty(), "{name}");
     }
 }
 

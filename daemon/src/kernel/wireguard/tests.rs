@@ -111,7 +111,7 @@ async fn the_family_is_found_or_named_as_missing() {
         Ok(socket) => assert!(socket.family > 0),
         Err(error) => {
             assert_eq!(error.fault, Fault::Unsupported);
-            assert_eq!(error.to_string(), "can't find wireguard's netlink family: this kernel lacks wireguard");
+            assert_eq!(error.to_string(), "cannot find wireguard's netlink family: this kernel lacks wireguard");
         }
     }
 }

@@ -36,7 +36,7 @@ async fn what_join_made_goes_with_delete_endpoint() {
     host.endpoint(N1, E1, "10.5.72.2/24", "").await.unwrap();
     host.join(N1, E1).await.unwrap();
     host.driver.delete_endpoint(call(N1, E1)).await.unwrap();
-    assert!(host.kernel().cables.is_empty());
+    assert!(host.kernel().veths.is_empty());
     assert!(host.driver.state().networks[N1].endpoints.is_empty());
 }
 
@@ -116,10 +116,10 @@ async fn removes_at_start_what_belongs_to_nothing() {
     let _docker = docker_with(&host, vec![docker_network(N1, "10.5.72.0/24", &[(E1, "10.5.72.2/24")])]);
     let host = host.restart(None).await;
     // Not without asking Docker: a container may hang on it.
-    assert_eq!(host.kernel().cables.len(), 2);
+    assert_eq!(host.kernel().veths.len(), 2);
     assert_eq!(kinds(&check_twice(&host).await.repaired), ["address-untaken", "device-orphaned"]);
-    let cables: Vec<_> = host.kernel().cables.into_keys().map(|n| n.to_string()).collect();
-    assert_eq!(cables, ["flhe1e1e1e1e1e1"]);
+    let veths: Vec<_> = host.kernel().veths.into_keys().map(|n| n.to_string()).collect();
+    assert_eq!(veths, ["flhe1e1e1e1e1e1"]);
 }
 
 #[tokio::test]
@@ -138,7 +138,7 @@ async fn a_new_mtu_reaches_new_containers() {
     host.lease(&V4.replace("1450", "1472"));
     host.endpoint(N1, E1, "10.5.72.2/24", "").await.unwrap();
     host.join(N1, E1).await.unwrap();
-    assert_eq!(host.kernel().cables.into_values().next().unwrap().mtu, 1472);
+    assert_eq!(host.kernel().veths.into_values().next().unwrap().mtu, 1472);
     assert_eq!(host.kernel().bridges.into_values().next().unwrap().mtu, 1472);
 }
 
@@ -256,8 +256,8 @@ async fn a_container_gone_in_our_absence_gives_up_its_address() {
     let state = host.driver.state();
     let taken: Vec<_> = state.pools[&pool].taken().map(|a| a.to_string()).collect();
     assert_eq!(taken, ["10.5.72.1", "10.5.72.2"]);
-    let cables: Vec<_> = host.kernel().cables.into_keys().map(|n| n.to_string()).collect();
-    assert_eq!(cables, ["flhe1e1e1e1e1e1"]);
+    let veths: Vec<_> = host.kernel().veths.into_keys().map(|n| n.to_string()).collect();
+    assert_eq!(veths, ["flhe1e1e1e1e1e1"]);
     assert_eq!(host.driver.check().await.repaired, []);
 }
 

@@ -33,7 +33,7 @@ async fn join_gives_the_gateway_and_program_the_ports() {
     with_container(&host).await;
     let joined = host.join(N1, E1).await.unwrap();
     assert_eq!((joined.gateway.as_deref(), joined.gateway_ipv6), (Some("10.5.72.1"), None));
-    assert!(host.kernel().cables.values().all(|c| c.hairpin));
+    assert!(host.kernel().veths.values().all(|c| c.hairpin));
     program(&host, E1, 0).await.unwrap();
     let chosen = ports(&host, E1);
     assert!(chosen.len() == 1 && chosen[0] != 0, "{chosen:?}");
