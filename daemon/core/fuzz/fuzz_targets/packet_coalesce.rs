@@ -3,7 +3,7 @@
 #![no_main]
 
 use flannel_core::packet::Packet;
-use flannel_core::packet::coalesce::{Coalescer, Takes};
+use flannel_core::packet::coalesce::{Coalescer, TunOffloads};
 
 libfuzzer_sys::fuzz_target!(|data: &[u8]| {
     let mut buffer = data.to_vec();

@@ -3,8 +3,8 @@
 #![no_main]
 
 use flannel_core::packet::Packet;
-use flannel_core::packet::segment::segment;
 use flannel_core::packet::offload::{LENGTH, Offload};
+use flannel_core::packet::segment::segment;
 
 libfuzzer_sys::fuzz_target!(|data: &[u8]| {
     let Some((header, rest)) = data.split_first_chunk::<LENGTH>() else { return };
