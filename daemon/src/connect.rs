@@ -69,7 +69,7 @@ impl Connections {
             }
             Err(bad) => {
                 if self.unusable.is_news(lease.key, &bad.0) {
-                    tracing::warn!(lease = %lease.key, "lease {} is not connected: {}", lease.key, bad.0);
+                    tracing::warn!(lease = %lease.key, "lease {lease} is not connected: {}", bad.0);
                 }
                 None
             }

@@ -94,7 +94,7 @@ impl Prepared {
         Ok(Self { listen, options: *options, store, uplink: uplink.index, mtu, running: None, made: None })
     }
 
-    /// Opens device and socket and starts the proxy; a device that was lost is opened anew.
+    /// Opens device and socket and starts the proxy; a device that was lost is re-created.
     async fn attach(&mut self, Context { kernel, config, .. }: &Context, lease: SubnetKey) -> Result<Udp, Error> {
         let fail = |reason: String| Error::Setup { backend: "udp", reason };
         let (Some(range), Some(subnet)) = (config.ranges.v4, lease.v4()) else {

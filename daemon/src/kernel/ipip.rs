@@ -49,7 +49,7 @@ impl Netlink {
                 }
                 return Ok(index);
             }
-            tracing::warn!("device {} {}: making it anew", spec.name, differences.join(", "));
+            tracing::warn!("device {} {}: re-creating it", spec.name, differences.join(", "));
             self.delete_link(index, &spec.name).await?;
         }
         let result = self.handle().link().add(message(spec)).execute().await;

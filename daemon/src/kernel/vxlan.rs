@@ -1,4 +1,4 @@
-//! The VTEP device `flannel.<VNI>`: adopted when it is as it should be, else made anew, with a line that says why.
+//! The VTEP device `flannel.<VNI>`: adopted when it is as it should be, else re-created, with a line that says why.
 
 use std::net::IpAddr;
 
@@ -56,12 +56,13 @@ pub enum MacPolicy {
 }
 
 impl Netlink {
-    /// Adopts the device if it is as it should be, else makes it so, or makes it anew.
+    /// Adopts the device if it is as it should be, else changes it, or re-creates it.
     pub async fn ensure_vxlan(&self, spec: &VxlanSpec, policy: MacPolicy) -> Result<Vxlan, KernelError> {
         let mut mac = spec.mac;
         if let Some(link) = self.link(&spec.name).await? {
             let there = read(&link);
-            let differences = there.as_ref().map_or_else(|| vec!["is no vxlan device".to_owned()], |t| t.differ(spec));
+            let differences =
+                there.as_ref().map_or_else(|| vec!["is not a vxlan device".to_owned()], |t| t.differ(spec));
             if let (Some(there), true) = (&there, differences.is_empty()) {
                 tracing::debug!("device {} is there and as it should be", spec.name);
                 if attributes::mtu(&link) != Some(spec.mtu) {
@@ -72,7 +73,7 @@ impl Netlink {
                 }
                 return Ok(there.vxlan);
             }
-            tracing::warn!("device {} {}: making it anew", spec.name, differences.join(", "));
+            tracing::warn!("device {} {}: re-creating it", spec.name, differences.join(", "));
             // The other hosts know this address.
             mac = there.filter(|_| policy == MacPolicy::Adopt).map_or(mac, |there| there.vxlan.mac);
             self.delete_link(LinkIndex(link.header.index), &spec.name).await?;

@@ -56,7 +56,7 @@ impl Netlink {
                 }
                 return Ok(index);
             }
-            tracing::warn!("device {} is no wireguard device: making it anew", spec.name);
+            tracing::warn!("device {} is not a wireguard device: re-creating it", spec.name);
             self.delete_link(index, &spec.name).await?;
         }
         let result = self.handle().link().add(device_message(spec)).execute().await;

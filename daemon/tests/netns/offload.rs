@@ -36,7 +36,7 @@ fn it_is_switched_as_the_flag_says() {
 fn a_value_that_is_none_is_refused() {
     lab(1, &plain("vxlan")).check(|lab| {
         let exit = lab.host(1).flanneld(FLANNELD).arg("-tx-checksum=maybe").run(SOON)?;
-        assert_eq!(exit.code, Some(1), "{}", exit.log);
+        assert_eq!(exit.code, Some(2), "{}", exit.log);
         one_line(&exit.log, &["-tx-checksum", "maybe", "auto"]);
         assert_eq!(lab.etcd().list(SUBNETS)?, []);
         assert!(lab.host(1).ip("link show dev flannel.1").is_err(), "a device was left");

@@ -121,8 +121,8 @@ fn judge(there: &NetworkInspect, driver: &str, lease: &Lease) -> Verdict {
         (false, _) => Verdict::Good,
         (true, true) => Verdict::Renew,
         (true, false) => Verdict::Leave(format!(
-            "its addresses are not in this host's flannel lease {lease} any more; remove its containers, and it is made \
-             anew"
+            "its addresses are not in this host's flannel lease {lease} any more; remove its containers, and it is \
+             re-created"
         )),
     }
 }

@@ -49,7 +49,7 @@ impl<L: Links> Driver<L> {
         let Join { network_id, endpoint_id, sandbox_key } = request;
         let network = self.network(&network_id)?;
         let endpoint = self.endpoint(&network_id, &endpoint_id)?;
-        let cable = VethSpec {
+        let veth = VethSpec {
             host: naming::host_end(&endpoint_id)?,
             container: naming::container_end(&endpoint_id)?,
             bridge: naming::bridge(&network_id)?,
@@ -63,14 +63,14 @@ impl<L: Links> Driver<L> {
             self.ensure_network(&network_id, &network).await?;
         }
         let static_routes = self.routes_in(&sandbox_key, &network_id, &network, &endpoint_id).await?;
-        self.links.create_veth(&cable).await?;
-        debug!("endpoint {}: {} in network {}", short(&endpoint_id), cable.host, short(&network_id));
+        self.links.create_veth(&veth).await?;
+        debug!("endpoint {}: {} in network {}", short(&endpoint_id), veth.host, short(&network_id));
         let gateway = |family| {
             let ours = network.subnets.iter().filter(|_| network.gateway).map(|s| s.gateway.addr());
             ours.into_iter().find(|a| Family::of(*a) == family).map(|a| a.to_string())
         };
         Ok(Joined {
-            interface_name: InterfaceName { src_name: cable.container.to_string(), dst_prefix: "eth" },
+            interface_name: InterfaceName { src_name: veth.container.to_string(), dst_prefix: "eth" },
             gateway: gateway(Family::V4),
             gateway_ipv6: gateway(Family::V6),
             static_routes,

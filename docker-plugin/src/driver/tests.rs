@@ -191,8 +191,8 @@ async fn a_containers_life() {
             "StaticRoutes": [{"Destination": "10.5.0.0/16", "RouteType": 0, "NextHop": "10.5.72.1"}],
         })
     );
-    let cable = host.kernel().veths.into_values().next().unwrap();
-    assert_eq!((cable.bridge, cable.mtu), (bridge.name, 1450));
+    let veth = host.kernel().veths.into_values().next().unwrap();
+    assert_eq!((veth.bridge, veth.mtu), (bridge.name, 1450));
 
     host.stop(N1, E1).await;
     host.remove_network(N1, &pool).await;

@@ -29,7 +29,7 @@ fn a_network_is_there_without_being_created() {
         // flanneld comes back with another subnet: as soon as nobody is in the network, it follows.
         site.move_lease("10.5.80")?;
         eventually("the reason in the log", SOON, || match site.log() {
-            log if log.contains("remove its containers, and it is made anew") => Ok(()),
+            log if log.contains("remove its containers, and it is re-created") => Ok(()),
             log => Err(Error::new(log)),
         })?;
         site.docker("rm -f c2")?;

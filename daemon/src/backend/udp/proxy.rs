@@ -115,7 +115,7 @@ fn bind(listen: SocketAddrV4) -> Result<UdpSocket, String> {
 fn kept_socket(listen: SocketAddrV4, store: &DescriptorStore) -> Option<UdpSocket> {
     let socket = store.take_socket(SOCKET)?;
     let fits = socket.local_addr().is_ok_and(|address| address == listen.into());
-    // Sending waits for room, receiving never waits: as for one made anew.
+    // Sending waits for room, receiving never waits: as for a new one.
     if fits && socket.set_nonblocking(false).is_ok() {
         tracing::info!("goes on with the UDP socket of the daemon before this one");
         return Some(socket);

@@ -198,7 +198,7 @@ impl UdpTransport {
     ) -> io::Result<()> {
         let slot = buffer.len() / slots;
         let mut slices: Vec<_> = buffer.chunks_exact_mut(slot).map(|part| [IoSliceMut::new(part)]).collect();
-        // Made anew each time: the kernel writes how much of the control buffer it used into the header, and nix does
+        // Built each time: the kernel writes how much of the control buffer it used into the header, and nix does
         // not put it right.
         let mut headers = MultiHeaders::<SockaddrIn>::preallocate(slots, Some(nix::cmsg_space!(i32)));
         let flags = MsgFlags::MSG_DONTWAIT;

@@ -23,7 +23,7 @@ impl MacFiles {
         match text.trim().parse::<Mac>() {
             Ok(mac) if mac.is_unicast() => Some(mac),
             _ => {
-                tracing::warn!("{} holds no MAC address of a host: it is written anew", path.display());
+                tracing::warn!("{} holds no MAC address of a host: writing it again", path.display());
                 None
             }
         }
