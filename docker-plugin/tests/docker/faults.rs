@@ -54,7 +54,7 @@ fn bad_flags_are_one_line() {
     for (args, expected) in [
         (&["-sockets=/x"][..], "unknown flag -sockets"),
         (&["-v=loud"], "\"loud\" is no whole number"),
-        (&["serve"], "\"serve\" is no flag"),
+        (&["serve"], "\"serve\" is not a flag"),
         (&["-socket=/tmp/plugin"], "choose such a name"),
     ] {
         let said = run(Command::new(program()).args(args)).unwrap();
