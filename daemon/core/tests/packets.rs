@@ -226,7 +226,7 @@ fn recut((offload, packet): &(Offload, Vec<u8>)) -> Vec<Vec<u8>> {
         dont_fragment: packet[6] & 0x40 != 0,
         sequence: long(24),
         acknowledgement: if tcp { long(28) } else { 0 },
-        flags: packet[33],
+        flags: if tcp { packet[33] } else { 0 },
         window: if tcp { word(34) } else { 0 },
         options: if tcp { packet[40..header].to_vec() } else { Vec::new() },
         payload: packet[header..].to_vec(),
